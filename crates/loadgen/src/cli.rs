@@ -1,0 +1,56 @@
+//! The command line: subcommands, exit codes.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{report, serve};
+
+/// Done.
+pub const EXIT_OK: u8 = 0;
+/// It failed while starting or running.
+pub const EXIT_FAILURE: u8 = 1;
+/// Wrong usage.
+pub const EXIT_USAGE: u8 = 2;
+/// The objective was violated.
+pub const EXIT_SLO: u8 = 3;
+/// The generator was the limit, or the measurement is invalid; wins over [`EXIT_SLO`].
+pub const EXIT_INVALID: u8 = 4;
+/// A signal ended it; partial results were printed.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "loadgen",
+    version,
+    about = "A constant-rate load generator that does not omit, and finds what a server can hold"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// A misbehaving target
+    Serve(serve::ServeArgs),
+    /// Merge and render saved runs
+    Report(report::ReportArgs),
+}
+
+/// Parses the command line, runs the subcommand, and turns its outcome into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Report(args) => report::run(args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // One sentence: the chain of causes on one line, never Debug output.
+            eprintln!("loadgen: {error:#}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! loadgen: a constant-rate load generator that does not omit, and finds what a server can hold.
+//!
+//! Requests start on a schedule fixed in advance ([`schedule`]), whatever the server does, and each latency counts
+//! from the moment at which its request *should* have started ([`record`]). A search over trials ([`search`]) turns
+//! that into the highest rate that holds an objective ([`slo`]).
+//!
+//! The modules without I/O (`schedule`, `clock`, `record`, `slo`, `search`, `sim`) know neither sockets nor a
+//! runtime: the analytic tests run them under a virtual clock. Around them stand the pacer, the protocols, the
+//! misbehaving target ([`serve`]) and the outputs ([`report`]).
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod record;
+pub mod report;
+pub mod serve;
