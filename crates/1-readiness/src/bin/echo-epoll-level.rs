@@ -1,0 +1,114 @@
+//! echo-epoll-level: a UDP echo that waits in epoll_wait(2), level-triggered.
+//!
+//! New here: the list of descriptors lives in the kernel; a wait names none of them.
+//! Run:      cargo run --bin echo-epoll-level
+//! Poke:     nc -u 127.0.0.1 2000
+//! Watch:    cargo ladder trace echo-epoll-level    (or: strace target/debug/echo-epoll-level)
+//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram
+//! Still wrong: a change of interest is a system call of its own (next: echo-epoll-edge).
+
+use std::io::{self, ErrorKind};
+use std::net::UdpSocket;
+use std::process::ExitCode;
+
+use datagram_queue::{DatagramQueue, Fill};
+use echo_service::{Flags, Pause, Service};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+/// What the kernel hands back with an event, to say whose it is.
+const SOCKET: u64 = 0;
+const SIGNALS: u64 = 1;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse(env!("CARGO_BIN_NAME"));
+    let (socket, mut service) = Service::open(&flags);
+    let mut queue = flags.queue();
+    service.greet();
+    let outcome = run(&socket, &mut queue, &mut service);
+    service.finish(outcome, &socket, &queue)
+}
+
+/// Waits for the socket in both directions, and for signals.
+fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
+    // Ready is a hint: a datagram with a bad checksum is gone by the time it is read.
+    socket.set_nonblocking(true)?;
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let mut registered = EpollFlags::EPOLLIN;
+    epoll.add(socket, EpollEvent::new(registered, SOCKET))?;
+    epoll.add(service.signals(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+    let mut events = [EpollEvent::empty(); 2];
+    // region: wait
+    while service.serving(queue) {
+        // Ask for what the queue can use: room wants datagrams, contents want to go. The kernel keeps
+        // the answer, so it is told only of changes.
+        let mut interest = EpollFlags::empty();
+        interest.set(EpollFlags::EPOLLIN, queue.has_room());
+        interest.set(EpollFlags::EPOLLOUT, !queue.is_empty());
+        if interest != registered {
+            epoll.modify(socket, &mut EpollEvent::new(interest, SOCKET))?;
+            registered = interest;
+        }
+
+        service.waiting();
+        let ready = match epoll.wait(&mut events, service.timeout()) {
+            Ok(count) => &events[..count],
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let on_signal = ready.iter().any(|event| event.data() == SIGNALS);
+        let on_socket = ready.iter().any(|event| event.data() == SOCKET);
+        if on_signal {
+            service.stop(queue);
+        }
+        if on_socket {
+            let mut budget = service.budget();
+            loop {
+                let received = receive(socket, queue, service, &mut budget)?;
+                let flushed = flush(socket, queue, service)?;
+                if received != Pause::QueueFull || flushed != Pause::QueueEmpty {
+                    break;
+                }
+            }
+        }
+    }
+    // endregion: wait
+    Ok(())
+}
+
+/// Socket into queue, until it would block, the queue is full or the budget is spent.
+fn receive(
+    socket: &UdpSocket,
+    queue: &mut DatagramQueue,
+    service: &mut Service,
+    budget: &mut usize,
+) -> io::Result<Pause> {
+    while *budget > 0 {
+        match queue.fill(|slot| service.admit(socket.recv_from(slot))) {
+            Ok(Fill::Full) => return Ok(Pause::QueueFull),
+            Ok(Fill::Closed) => return Ok(Pause::Finished),
+            Ok(fill) => service.queued(fill, queue.len()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pause::WouldBlock),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => service.receive_failed(error)?,
+        }
+        *budget -= 1;
+    }
+    Ok(Pause::BudgetSpent)
+}
+
+/// Queue into socket, until it would block or the queue is empty.
+fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
+    while !queue.is_empty() {
+        if service.done() {
+            return Ok(Pause::Finished);
+        }
+        match queue.drain(|payload, peer| socket.send_to(payload, peer)) {
+            Ok(bytes) => service.sent(bytes),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pause::WouldBlock),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => service.send_failed(error)?,
+        }
+    }
+    Ok(Pause::QueueEmpty)
+}

@@ -1,0 +1,210 @@
+//! The flags of every echo server, declared once.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use datagram_queue::{DatagramQueue, Policy};
+
+use crate::output::{complain, print_line};
+use crate::socket;
+
+/// The largest payload of a UDP datagram over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header (RFC 768, RFC 791).
+const LARGEST_DATAGRAM: usize = 65_507;
+
+/// The most memory that the queue's buffers may take, in bytes.
+const LARGEST_QUEUE: usize = 1 << 30;
+
+/// The command line that all echo servers share.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Flags {
+    /// IP:PORT to listen on, `[::1]:2000` too; port 0 lets the kernel choose
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = parse_address)]
+    pub address: SocketAddr,
+
+    /// Capacity of the outgoing queue, in datagrams
+    #[arg(long, value_name = "N", default_value = "8", value_parser = positive)]
+    pub queue: usize,
+
+    /// What to do when a datagram arrives, the queue is full and a send would block
+    #[arg(long, value_name = "POLICY", default_value = "backpressure")]
+    on_full: OnFull,
+
+    /// Largest datagram accepted; a longer one is counted and not echoed
+    #[arg(long, value_name = "BYTES", default_value_t = LARGEST_DATAGRAM, value_parser = datagram_size)]
+    pub max_size: usize,
+
+    /// Datagrams handled per readiness event before waiting again
+    #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
+    pub budget: usize,
+
+    /// Exit, with the summary, after N datagrams have been echoed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Permit an ADDR that is not loopback
+    #[arg(long)]
+    pub allow_remote: bool,
+
+    /// Turn the loop guard off
+    #[arg(long)]
+    pub unguarded: bool,
+
+    /// Announce user-space events as writes that fail, to be seen in strace
+    #[arg(long)]
+    pub marks: bool,
+
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// One line on stderr for each event
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// The name of the running program.
+    #[arg(skip)]
+    pub program: &'static str,
+}
+
+/// The names of the policies on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnFull {
+    Backpressure,
+    DropNewest,
+    DropOldest,
+}
+
+// For programs that have no flags beside the common ones. (A doc comment would become the help's.)
+#[derive(Args)]
+struct NoMore {}
+
+impl Flags {
+    /// Reads the command line of `program`.
+    ///
+    /// `--help` and `--version` are printed on stdout and end the program with status 0. Wrong usage
+    /// prints one line and the usage on stderr and ends it with status 2.
+    pub fn parse(program: &'static str) -> Self {
+        Self::parse_with::<NoMore>(program).0
+    }
+
+    /// Like [`parse`](Self::parse), for a program with flags of its own beside the common ones.
+    pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
+        let about = "A UDP echo server: every datagram goes back to its sender, byte for byte, or not at all";
+        let mut command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
+        let usage = command.render_usage();
+        let parsed = command
+            .try_get_matches_from(std::env::args_os())
+            .and_then(|matches| Ok((Self::from_arg_matches(&matches)?, More::from_arg_matches(&matches)?)));
+        let (mut flags, more) = parsed.unwrap_or_else(|error| {
+            let text = error.render().to_string();
+            if !error.use_stderr() {
+                print_line(text.trim_end());
+                std::process::exit(0);
+            }
+            wrong_usage(program, &first_sentence(&text), usage.to_string())
+        });
+        flags.program = program;
+        if let Err(reason) = flags.check() {
+            wrong_usage(program, &reason, usage.to_string());
+        }
+        (flags, more)
+    }
+
+    /// What the queue does when it is full.
+    pub fn policy(&self) -> Policy {
+        match self.on_full {
+            OnFull::Backpressure => Policy::Backpressure,
+            OnFull::DropNewest => Policy::DropNewest,
+            OnFull::DropOldest => Policy::DropOldest,
+        }
+    }
+
+    /// The queue that the flags ask for.
+    pub fn queue(&self) -> DatagramQueue {
+        DatagramQueue::new(self.queue, self.max_size, self.policy())
+    }
+
+    /// Ends the program as wrong usage unless `--on-full` is one of `policies`; `because` completes the
+    /// sentence "PROGRAM cannot do that: ...".
+    pub fn require_policy(&self, policies: &[Policy], because: &str) {
+        if !policies.contains(&self.policy()) {
+            let name =
+                self.on_full.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            let usage = Self::command().name(self.program).bin_name(self.program).render_usage().to_string();
+            wrong_usage(
+                self.program,
+                &format!("--on-full {name}: {} cannot do that: {because}", self.program),
+                usage,
+            );
+        }
+    }
+
+    /// What holds between several flags, or of an address as a whole.
+    fn check(&self) -> Result<(), String> {
+        if !self.allow_remote && !socket::is_loopback(self.address) {
+            return Err(format!(
+                "{} is not a loopback address; other hosts could reach this echo and make it loop with \
+                 another one (CVE-2024-2169): listen on 127.0.0.1, or add --allow-remote",
+                self.address
+            ));
+        }
+        let bytes = DatagramQueue::bytes_needed(self.queue, self.max_size);
+        if bytes.is_none_or(|bytes| bytes > LARGEST_QUEUE) {
+            return Err(format!(
+                "--queue {} of --max-size {} would take more than 1 GiB: lower one of them",
+                self.queue, self.max_size
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
+    complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
+    std::process::exit(2)
+}
+
+/// The message of a rendered clap error, tip included, without its prefix and the usage, on one line.
+fn first_sentence(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let message = text.split("\n\nUsage:").next().unwrap_or(text);
+    let message = message.split("\n\nFor more information").next().unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let hint = match (text.rsplit_once(':'), port) {
+            (Some(("localhost", _)), Some(port)) => {
+                format!("names are not looked up: write {}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+            }
+            (Some((host, _)), Some(port)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
+                format!("an IPv6 address stands in brackets: write [{host}]:{port}")
+            }
+            _ if text.parse::<IpAddr>().is_ok() => match text.parse::<IpAddr>() {
+                Ok(ip) => format!("the port is missing: write {}", SocketAddr::from((ip, 2000))),
+                Err(_) => unreachable!("it parsed a line above"),
+            },
+            _ => "write IP:PORT, for example 127.0.0.1:2000".to_owned(),
+        };
+        format!("not an address; {hint}")
+    })
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("not a whole number".to_owned()),
+    }
+}
+
+fn datagram_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if size <= LARGEST_DATAGRAM => Ok(size),
+        Ok(_) => Err(format!("a UDP datagram over IPv4 carries at most {LARGEST_DATAGRAM} bytes")),
+        Err(_) => Err("not a whole number of bytes".to_owned()),
+    }
+}

@@ -1,0 +1,359 @@
+//! What every echo server must do and no rung teaches.
+//!
+//! A rung reads its [`Flags`], opens a [`Service`], waits in its own way, and gives each datagram, each
+//! error and each signal to the service to be judged and counted:
+//!
+//! | in the rung | what the service does |
+//! |---|---|
+//! | [`Flags::parse`] | reads the command line; wrong usage ends the program with status 2 |
+//! | [`Service::open`] | binds the socket, takes SIGINT and SIGTERM; a failure ends it with status 1 |
+//! | [`Service::greet`] | prints the address, the first line on stdout |
+//! | [`Service::serving`] | whether to go on, and for how long to wait: [`Service::timeout`] |
+//! | [`Service::signals`] | a descriptor that becomes readable on a signal; then [`Service::stop`] |
+//! | [`Service::admit`] | judges a received datagram: the guard, the size; counts it |
+//! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
+//! | [`Service::finish`] | prints the summary and makes the exit code |
+//!
+//! The guard is [`refusal`], a pure function. Trace marks are [`Marks`].
+#![forbid(unsafe_code)]
+
+mod flags;
+mod guard;
+mod marks;
+mod output;
+mod signals;
+mod socket;
+mod summary;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use datagram_queue::{DatagramQueue, Fill};
+
+pub use flags::Flags;
+pub use guard::{Refusal, refusal};
+pub use marks::Marks;
+pub use output::{complain, print_line};
+pub use signals::Signals;
+pub use summary::{QueueTotals, Summary, errno_name};
+
+/// How long the queue is drained after a signal before the program ends all the same.
+pub const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// Why `receive` or `flush` of a rung came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// The socket has no datagram, or takes none, right now.
+    WouldBlock,
+    /// The queue has no room.
+    QueueFull,
+    /// The queue has nothing to send.
+    QueueEmpty,
+    /// As many datagrams as one readiness event may cost have been received.
+    BudgetSpent,
+    /// The service is over: the queue is closed, or `--count` has been reached.
+    Finished,
+}
+
+/// The part of an echo server that is the same on every rung.
+#[derive(Debug)]
+pub struct Service {
+    flags: Flags,
+    address: SocketAddr,
+    signals: Signals,
+    marks: Marks,
+    summary: Summary,
+    started: Instant,
+    ready: bool,
+    /// When the last call ends; set by the first signal.
+    deadline: Option<Instant>,
+    /// When a refusal of each kind was last logged.
+    logged: [Option<Instant>; Refusal::ALL.len()],
+}
+
+impl Service {
+    /// Binds the socket of `flags.address` and takes the signals SIGINT and SIGTERM.
+    ///
+    /// The socket is in blocking mode. It never has `SO_REUSEADDR`: on a UDP socket that would let a
+    /// second program take the datagrams of the first.
+    ///
+    /// A failure prints one line on stderr and ends the program with status 1.
+    pub fn open(flags: &Flags) -> (UdpSocket, Self) {
+        let opened = socket::bind(flags.address).and_then(|(socket, address)| {
+            let signals =
+                Signals::take().map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}"))?;
+            let marks = Marks::open(flags.marks)
+                .map_err(|error| format!("cannot open /dev/null for --marks: {error}"))?;
+            Ok((socket, address, signals, marks))
+        });
+        let (socket, address, signals, marks) = opened.unwrap_or_else(|reason| {
+            complain(flags.program, reason);
+            std::process::exit(1)
+        });
+        if !socket::is_loopback(address) {
+            complain(
+                flags.program,
+                format_args!(
+                    "warning: {address} is not loopback; an echo reachable from a network can be made to loop \
+                     with another one (CVE-2024-2169), and the guard knows only this project's ports"
+                ),
+            );
+        }
+        let service = Self {
+            flags: flags.clone(),
+            address,
+            signals,
+            marks,
+            summary: Summary::new(flags.program, address),
+            started: Instant::now(),
+            ready: false,
+            deadline: None,
+            logged: Default::default(),
+        };
+        (socket, service)
+    }
+
+    /// Prints the program's first line on stdout: the bound address and a command to try it.
+    pub fn greet(&self) {
+        let Flags { program, .. } = self.flags;
+        let (ip, port) = (socket::reachable(self.address).ip(), self.address.port());
+        print_line(format_args!("{program}: listening on {}  (try: nc -u {ip} {port})", self.address));
+    }
+
+    /// Whether to go on: until `--count` is reached or, after a signal, until the queue is empty or the
+    /// last call is over. The first time, it makes the trace mark `ready`.
+    #[inline]
+    pub fn serving(&mut self, queue: &DatagramQueue) -> bool {
+        if !self.ready {
+            self.ready = true;
+            self.mark("ready");
+        }
+        !self.done() && self.deadline.is_none_or(|deadline| !queue.is_empty() && Instant::now() < deadline)
+    }
+
+    /// How long a wait may last, in milliseconds rounded up: `None` is for ever; after a signal, what is
+    /// left of the last call.
+    #[inline]
+    pub fn timeout(&self) -> Option<u16> {
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(left.as_millis() as u16 + 1)
+    }
+
+    /// How many datagrams one readiness event may cost.
+    #[inline]
+    pub fn budget(&self) -> usize {
+        self.flags.budget
+    }
+
+    /// Whether `--count` datagrams have been echoed.
+    #[inline]
+    pub fn done(&self) -> bool {
+        self.flags.count.is_some_and(|count| self.summary.sent >= count)
+    }
+
+    /// A descriptor that is readable once SIGINT or SIGTERM has come, however early it came: wait for
+    /// it beside the socket, then call [`stop`](Self::stop).
+    pub fn signals(&self) -> BorrowedFd<'_> {
+        self.signals.readable()
+    }
+
+    /// Whether SIGINT or SIGTERM has come, without a system call.
+    #[inline]
+    pub fn signalled(&self) -> bool {
+        self.signals.received()
+    }
+
+    /// For a server that has no wait: makes each signal a datagram to `socket`, the server's own, which
+    /// wakes a blocking receive. Returns the address from which those datagrams come; they are neither
+    /// counted nor echoed.
+    ///
+    /// # Errors
+    ///
+    /// When the socket that sends them cannot be made.
+    pub fn signals_as_datagrams(&self, socket: &UdpSocket) -> io::Result<SocketAddr> {
+        signals::as_datagrams(socket, socket::reachable(self.address))
+    }
+
+    /// Begins the end: closes the queue, so that nothing more is received, and starts the last call.
+    pub fn stop(&mut self, queue: &mut DatagramQueue) {
+        queue.close();
+        self.last_call();
+    }
+
+    /// Starts the last call without a [`DatagramQueue`]; returns when it is over.
+    pub fn last_call(&mut self) -> Instant {
+        *self.deadline.get_or_insert_with(|| {
+            self.signals.clear();
+            self.marks.mark("shutdown");
+            Instant::now() + LAST_CALL
+        })
+    }
+
+    /// Judges what a receive returned. `Some` is a datagram to be echoed; `None` was refused by the guard
+    /// or is longer than `--max-size`, and has been counted as such. Errors pass through.
+    #[inline]
+    pub fn admit(
+        &mut self,
+        received: io::Result<(usize, SocketAddr)>,
+    ) -> io::Result<Option<(usize, SocketAddr)>> {
+        let (len, peer) = received?;
+        self.summary.received += 1;
+        self.summary.bytes_received += len as u64;
+        if self.flags.verbose {
+            self.log(format_args!("recv {len} bytes from {peer}"));
+        }
+        if len > self.flags.max_size {
+            self.summary.truncated += 1;
+            if self.flags.verbose {
+                self.log(format_args!("drop: longer than --max-size {}", self.flags.max_size));
+            }
+            return Ok(None);
+        }
+        if !self.flags.unguarded
+            && let Some(reason) = refusal(peer, self.address)
+        {
+            self.refused(reason, peer);
+            return Ok(None);
+        }
+        Ok(Some((len, peer)))
+    }
+
+    #[cold]
+    fn refused(&mut self, reason: Refusal, peer: SocketAddr) {
+        *self.summary.refused.entry(reason.key()).or_default() += 1;
+        let now = Instant::now();
+        let last = &mut self.logged[reason as usize];
+        if last.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(60)) {
+            *last = Some(now);
+            self.log(format_args!(
+                "refused a datagram from {peer}: {} ({}); more are counted, and not logged for a minute",
+                reason.sentence(),
+                reason.key()
+            ));
+        }
+    }
+
+    /// Says with `-v` what became of a datagram that was admitted; `len` is the queue's length now.
+    #[inline]
+    pub fn queued(&self, fill: Fill, len: usize) {
+        if self.flags.verbose {
+            match fill {
+                Fill::Queued => self.log(format_args!("queue: {len} waiting")),
+                Fill::Dropped => self.log(format_args!("drop: the queue is full ({len} waiting)")),
+                Fill::Refused | Fill::Full | Fill::Closed => {}
+            }
+        }
+    }
+
+    /// Says with `-v` that the rung waits now.
+    #[inline]
+    pub fn waiting(&self) {
+        if self.flags.verbose {
+            self.log(format_args!("wait"));
+        }
+    }
+
+    /// Counts a datagram of `bytes` as sent.
+    #[inline]
+    pub fn sent(&mut self, bytes: usize) {
+        self.summary.sent += 1;
+        self.summary.bytes_sent += bytes as u64;
+        if self.flags.verbose {
+            self.log(format_args!("sent {bytes} bytes"));
+        }
+    }
+
+    /// Counts a receive that failed, by the name of its error.
+    ///
+    /// # Errors
+    ///
+    /// The same error, if it can only be a bug of ours: a bad descriptor and the like.
+    #[cold]
+    pub fn receive_failed(&mut self, error: io::Error) -> io::Result<()> {
+        let name = network_error("receive", error)?;
+        if self.flags.verbose {
+            self.log(format_args!("drop: the receive failed with {name}"));
+        }
+        *self.summary.receive_errors.entry(name).or_default() += 1;
+        Ok(())
+    }
+
+    /// Counts a datagram as lost because its send failed, by the name of the error.
+    ///
+    /// # Errors
+    ///
+    /// The same error, if it can only be a bug of ours: a bad descriptor and the like.
+    #[cold]
+    pub fn send_failed(&mut self, error: io::Error) -> io::Result<()> {
+        // The datagram has left the queue whatever the error was, so it is counted before it is judged.
+        *self.summary.send_errors.entry(errno_name(&error)).or_default() += 1;
+        let name = network_error("send", error)?;
+        if self.flags.verbose {
+            self.log(format_args!("drop: the send failed with {name}"));
+        }
+        Ok(())
+    }
+
+    /// Makes a trace mark, if `--marks` was given.
+    #[inline]
+    pub fn mark(&self, text: &str) {
+        self.marks.mark(text);
+    }
+
+    /// Prints the summary, and one line on stderr if `outcome` is an error. What is still queued counts as
+    /// dropped.
+    pub fn finish(
+        self,
+        outcome: io::Result<()>,
+        socket: &UdpSocket,
+        queue: impl Into<QueueTotals>,
+    ) -> ExitCode {
+        let Self { flags, mut summary, .. } = self;
+        let QueueTotals { peak, dropped } = queue.into();
+        summary.queue_peak = peak;
+        summary.queue_dropped = dropped;
+        summary.seconds = self.started.elapsed().as_secs_f64();
+        summary.kernel_dropped = socket::kernel_drops(socket);
+        if flags.json {
+            print_line(summary.to_json());
+        } else {
+            print_line(&summary);
+        }
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(
+                    flags.program,
+                    format_args!(
+                        "stopped serving on {}: {error}; this is a bug of the program: please report it with \
+                         what `strace {}` shows last",
+                        self.address, flags.program
+                    ),
+                );
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn log(&self, text: std::fmt::Arguments<'_>) {
+        complain(self.flags.program, text);
+    }
+}
+
+/// The name of an error that the network may cause.
+///
+/// # Errors
+///
+/// The error itself, with the call named, if only a bug of ours causes it.
+fn network_error(call: &str, error: io::Error) -> io::Result<String> {
+    use nix::errno::Errno;
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT) => {
+            Err(io::Error::new(error.kind(), format!("the {call} failed with {error}")))
+        }
+        _ => Ok(errno_name(&error)),
+    }
+}

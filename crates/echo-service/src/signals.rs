@@ -1,0 +1,84 @@
+//! SIGINT and SIGTERM: the first as readiness, the second as the end.
+
+use std::io::{self, PipeReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+/// The signals that end a program.
+const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
+
+/// The first SIGINT or SIGTERM makes a pipe readable; a second one ends the program at once, with
+/// status 128 + its number.
+///
+/// A signal is a byte in a pipe from the moment at which it arrives, so it cannot fall between a check
+/// and a wait. It costs nothing until it comes.
+#[derive(Debug)]
+pub struct Signals {
+    received: Arc<AtomicBool>,
+    pipe: PipeReader,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    ///
+    /// When the pipe or the handlers cannot be made.
+    pub fn take() -> io::Result<Self> {
+        let received = Arc::new(AtomicBool::new(false));
+        let (pipe, writer) = io::pipe()?;
+        for signal in SIGNALS {
+            // Actions run in the order of registration: the way out is tested before the flag is set,
+            // so it opens to the second signal. The pipe comes last: who wakes finds the flag set.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&received))?;
+            flag::register(signal, Arc::clone(&received))?;
+            low_level::pipe::register(signal, writer.try_clone()?)?;
+        }
+        Ok(Self { received, pipe })
+    }
+
+    /// Whether a signal has come, without a system call.
+    #[inline]
+    pub fn received(&self) -> bool {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The descriptor that becomes readable.
+    pub fn readable(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Takes the byte out of the pipe, so that a level-triggered wait does not find it again.
+    pub fn clear(&mut self) {
+        if self.received() {
+            // The byte was written before anyone was woken, so this does not block. Should the pipe
+            // fail, the worst is a wait that returns early.
+            let _ = self.pipe.read(&mut [0]);
+        }
+    }
+}
+
+/// Makes each signal a datagram to `socket`, which is bound to `address`. Returns where they come from.
+pub(crate) fn as_datagrams(socket: &UdpSocket, address: SocketAddr) -> io::Result<SocketAddr> {
+    let sender = UdpSocket::bind((address.ip(), 0))?;
+    sender.connect(address)?;
+    let source = sender.local_addr()?;
+    for signal in SIGNALS {
+        low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    // Each registration has sent an empty datagram to learn that it is a socket. They are here already
+    // (loopback delivers at once); take them out, and leave what others may have sent.
+    socket.set_nonblocking(true)?;
+    while let Ok((_, peer)) = socket.peek_from(&mut [0])
+        && peer == source
+    {
+        socket.recv_from(&mut [0])?;
+    }
+    socket.set_nonblocking(false)?;
+    Ok(source)
+}

@@ -1,0 +1,98 @@
+//! The server's socket: bound with a clear error, and asked at the end what the kernel dropped.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+
+/// Binds `wanted`; returns the socket and the address that the kernel gave it, or a sentence with a
+/// next step.
+pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String> {
+    let bound = UdpSocket::bind(wanted).and_then(|socket| Ok((socket.local_addr()?, socket)));
+    match bound {
+        Ok((address, socket)) => Ok((socket, address)),
+        Err(error) => Err(format!("cannot listen on {wanted}: {}", next_step(&error, wanted))),
+    }
+}
+
+fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
+    let ip = wanted.ip();
+    let any = SocketAddr::from((ip, 0));
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "the address is in use: end the program that has it, or choose another port ({any} lets the kernel choose)"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "permission denied, as for ports below 1024: choose a higher one, for example {}",
+                SocketAddr::from((ip, 2000))
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address: `ip address` lists those it has".to_owned()
+        }
+        _ => format!("{error}: choose another address, for example 127.0.0.1:2000"),
+    }
+}
+
+/// Whether only this host can reach `address`. An IPv4 address mapped into IPv6 counts as IPv4.
+pub(crate) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// `address` as a client on this host would write it: loopback in place of a wildcard.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+    let port = address.port();
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, port).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, port).into(),
+        _ => address,
+    }
+}
+
+/// How many datagrams the socket's receive buffer had no room for, from `/proc/net/udp` (proc(5)), or
+/// `None` where that cannot be read.
+pub(crate) fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
+    let descriptor = OwnedFd::from(socket.try_clone().ok()?);
+    let inode = File::from(descriptor).metadata().ok()?.ino();
+    let table = match socket.local_addr().ok()? {
+        SocketAddr::V4(_) => "/proc/net/udp",
+        SocketAddr::V6(_) => "/proc/net/udp6",
+    };
+    drops_in(&fs::read_to_string(table).ok()?, inode)
+}
+
+/// The last column of the row whose tenth column is `inode`.
+fn drops_in(table: &str, inode: u64) -> Option<u64> {
+    let inode = inode.to_string();
+    let row = table.lines().skip(1).find(|row| row.split_whitespace().nth(9) == Some(&inode))?;
+    row.split_whitespace().last()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_row_of_the_inode() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+            \x20 123: 0100007F:07D0 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 0\n\
+            \x20 124: 0100007F:07D1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 42\n";
+        assert_eq!(drops_in(table, 4712), Some(42));
+        assert_eq!(drops_in(table, 4711), Some(0));
+        assert_eq!(drops_in(table, 42), None);
+    }
+
+    #[test]
+    fn the_kernel_knows_a_fresh_socket() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            if let Ok(socket) = UdpSocket::bind(address) {
+                assert_eq!(kernel_drops(&socket), Some(0), "a fresh socket on {address}");
+            }
+        }
+    }
+}
