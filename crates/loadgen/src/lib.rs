@@ -6,7 +6,7 @@
 //!
 //! The modules without I/O (`schedule`, `clock`, `record`, `slo`, `search`, `sim`) know neither sockets nor a
 //! runtime: the analytic tests run them under a virtual clock. Around them stand the pacer, the protocols, the
-//! misbehaving target ([`serve`]) and the outputs ([`report`]).
+//! misbehaving target ([`serve`]) and the outputs ([`report`]); [`testing`] has the network that loses datagrams.
 
 #![forbid(unsafe_code)]
 
@@ -14,3 +14,4 @@ pub mod cli;
 pub mod record;
 pub mod report;
 pub mod serve;
+pub mod testing;

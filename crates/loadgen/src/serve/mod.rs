@@ -1,5 +1,7 @@
 //! `loadgen serve`: the misbehaving target, so that every claim can be tried on one machine.
 
+pub mod model;
+
 /// Flags of `loadgen serve`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServeArgs {
