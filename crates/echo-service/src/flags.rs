@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use datagram_queue::{DatagramQueue, Policy};
 
 use crate::output::{complain, print_line};
@@ -91,22 +91,13 @@ impl Flags {
     /// Like [`parse`](Self::parse), for a program with flags of its own beside the common ones.
     pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
         let about = "A UDP echo server: every datagram goes back to its sender, byte for byte, or not at all";
-        let mut command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
-        let usage = command.render_usage();
-        let parsed = command
-            .try_get_matches_from(std::env::args_os())
-            .and_then(|matches| Ok((Self::from_arg_matches(&matches)?, More::from_arg_matches(&matches)?)));
-        let (mut flags, more) = parsed.unwrap_or_else(|error| {
-            let text = error.render().to_string();
-            if !error.use_stderr() {
-                print_line(text.trim_end());
-                std::process::exit(0);
-            }
-            wrong_usage(program, &first_sentence(&text), usage.to_string())
+        let command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
+        let ((mut flags, more), usage) = read(program, command, |matches| {
+            Ok((Self::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         flags.program = program;
         if let Err(reason) = flags.check() {
-            wrong_usage(program, &reason, usage.to_string());
+            wrong_usage(program, &reason, usage);
         }
         (flags, more)
     }
@@ -160,7 +151,28 @@ impl Flags {
     }
 }
 
-fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
+/// Reads the command line of `program`; returns what `values` makes of it, and the usage. `--help` and
+/// `--version` end the program with status 0, wrong usage with status 2.
+pub(crate) fn read<T>(
+    program: &str,
+    mut command: Command,
+    values: impl FnOnce(&ArgMatches) -> Result<T, clap::Error>,
+) -> (T, String) {
+    let usage = command.render_usage().to_string();
+    match command.try_get_matches_from(std::env::args_os()).and_then(|matches| values(&matches)) {
+        Ok(read) => (read, usage),
+        Err(error) => {
+            let text = error.render().to_string();
+            if !error.use_stderr() {
+                print_line(text.trim_end());
+                std::process::exit(0);
+            }
+            wrong_usage(program, &first_sentence(&text), usage)
+        }
+    }
+}
+
+pub(crate) fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
     complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
     std::process::exit(2)
 }
@@ -173,7 +185,7 @@ fn first_sentence(text: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         let hint = match (text.rsplit_once(':'), port) {
@@ -193,7 +205,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),

@@ -14,9 +14,11 @@
 //! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
 //! | [`Service::finish`] | prints the summary and makes the exit code |
 //!
+//! A demo that is no echo server has a [`demo::Demo`] instead.
 //! The guard is [`refusal`], a pure function. Trace marks are [`Marks`].
 #![forbid(unsafe_code)]
 
+pub mod demo;
 mod flags;
 mod guard;
 mod marks;

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
+
 /// Binds `wanted`; returns the socket and the address that the kernel gave it, or a sentence with a
 /// next step.
 pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String> {
@@ -16,7 +18,8 @@ pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String
     }
 }
 
-fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
+/// What went wrong when `wanted` was bound, and what to do about it.
+pub(crate) fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
     let ip = wanted.ip();
     let any = SocketAddr::from((ip, 0));
     match error.kind() {
@@ -33,6 +36,9 @@ fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
         }
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this machine has that address: `ip address` lists those it has".to_owned()
+        }
+        _ if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            "too many open files: ask for fewer sockets, or raise the limit with `ulimit -n`".to_owned()
         }
         _ => format!("{error}: choose another address, for example 127.0.0.1:2000"),
     }

@@ -1,0 +1,213 @@
+//! What the demos share: programs that isolate one mechanism and are no echo servers.
+//!
+//! A demo takes `--marks`, `--json` and `-v`. One that runs until a signal prints `NAME: waiting ...` or
+//! `NAME: listening on ...` as its first line; each prints a line on stdout for each event that it shows,
+//! and its summary as the last. Exit codes are those of the servers.
+
+use std::fmt::Display;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Command, FromArgMatches};
+use serde::Serialize;
+
+use crate::output::{complain, print_line};
+use crate::{Marks, Signals, flags, socket};
+
+#[derive(Args)]
+struct Common {
+    /// Announce user-space events as writes that fail, to be seen in strace
+    #[arg(long)]
+    marks: bool,
+
+    /// Print the summary as one JSON object, on the last line
+    #[arg(long)]
+    json: bool,
+
+    /// One line on stderr for each event
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// A running demo: its name, its common flags and its output.
+#[derive(Debug)]
+pub struct Demo {
+    program: &'static str,
+    usage: String,
+    marks: Marks,
+    json: bool,
+    verbose: bool,
+    started: Instant,
+}
+
+impl Demo {
+    /// Reads the command line of `program`: the common flags, and those of `More`. `about` is the first
+    /// line of its help.
+    ///
+    /// `--help` and `--version` are printed on stdout and end the program with status 0. Wrong usage
+    /// prints one line and the usage on stderr and ends it with status 2.
+    pub fn parse<More: Args>(program: &'static str, about: &'static str) -> (Self, More) {
+        let command = Command::new(program)
+            .bin_name(program)
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(about)
+            .max_term_width(100);
+        let command = Common::augment_args(More::augment_args(command));
+        let ((common, more), usage) = flags::read(program, command, |matches| {
+            Ok((Common::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
+        });
+        let Common { marks, json, verbose } = common;
+        let marks = Marks::open(marks).unwrap_or_else(|error| {
+            complain(program, format_args!("cannot open /dev/null for --marks: {error}"));
+            std::process::exit(1)
+        });
+        (Self { program, usage, marks, json, verbose, started: Instant::now() }, more)
+    }
+
+    /// Takes SIGINT and SIGTERM; a second one ends the program at once. A failure ends it with status 1.
+    pub fn signals(&self) -> Signals {
+        Signals::take()
+            .unwrap_or_else(|error| self.fail(format_args!("cannot take SIGINT and SIGTERM: {error}")))
+    }
+
+    /// Binds a UDP socket, in blocking mode; returns it and the address that the kernel gave it. A failure
+    /// ends the program with status 1.
+    pub fn bind_udp(&self, wanted: SocketAddr) -> (UdpSocket, SocketAddr) {
+        socket::bind(wanted).unwrap_or_else(|reason| self.fail(reason))
+    }
+
+    /// Binds a TCP listener, in blocking mode; returns it and the address that the kernel gave it. A
+    /// failure ends the program with status 1.
+    pub fn bind_tcp(&self, wanted: SocketAddr) -> (TcpListener, SocketAddr) {
+        let bound = TcpListener::bind(wanted).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        match bound {
+            Ok((address, listener)) => (listener, address),
+            Err(error) => {
+                self.fail(format_args!("cannot listen on {wanted}: {}", socket::next_step(&error, wanted)))
+            }
+        }
+    }
+
+    /// Prints the first line on stdout, the program's name and `what`, and makes the trace mark `ready`.
+    pub fn greet(&self, what: impl Display) {
+        print_line(format_args!("{}: {what}", self.program));
+        self.mark("ready");
+    }
+
+    /// Prints a line on stdout.
+    pub fn say(&self, line: impl Display) {
+        print_line(line);
+    }
+
+    /// Prints a line on stderr if `-v` was given.
+    pub fn log(&self, line: impl Display) {
+        if self.verbose {
+            complain(self.program, line);
+        }
+    }
+
+    /// Makes a trace mark, if `--marks` was given.
+    #[inline]
+    pub fn mark(&self, text: &str) {
+        self.marks.mark(text);
+    }
+
+    /// Makes the trace mark `WHAT NAME`, if `--marks` was given.
+    #[inline]
+    pub fn mark_of(&self, what: &str, name: impl Display) {
+        if self.marks.wanted() {
+            self.marks.mark(&format!("{what} {name}"));
+        }
+    }
+
+    /// The program's name.
+    pub fn program(&self) -> &'static str {
+        self.program
+    }
+
+    /// How long the program has run, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Prints the summary: as text, or as one JSON object if `--json` was given.
+    pub fn finish<Summary: Serialize + Display>(&self, summary: &Summary) {
+        if !self.json {
+            return print_line(summary);
+        }
+        match serde_json::to_string(summary) {
+            Ok(object) => print_line(object),
+            Err(error) => self.fail(format_args!("cannot write the summary as JSON: {error}")),
+        }
+    }
+
+    /// Prints one line on stderr and ends the program with status 1.
+    pub fn fail(&self, reason: impl Display) -> ! {
+        complain(self.program, reason);
+        std::process::exit(1)
+    }
+
+    /// Prints one line and the usage on stderr and ends the program with status 2.
+    pub fn wrong_usage(&self, reason: impl Display) -> ! {
+        flags::wrong_usage(self.program, &reason.to_string(), self.usage.clone())
+    }
+}
+
+/// Reads a duration such as `200ms`, `3s` or `1m`, longer than nothing. For clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that shows how durations are written.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write a number and a unit, for example 200ms, 3s or 1m")),
+    }
+}
+
+/// Reads a loopback address, `127.0.0.1:2000` or `[::1]:2000`. For clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence with a next step.
+pub fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = flags::parse_address(text)?;
+    if !socket::is_loopback(address) {
+        return Err(
+            "not a loopback address; a demo listens on this host only: write 127.0.0.1 or [::1]".to_owned()
+        );
+    }
+    Ok(address)
+}
+
+/// Reads a whole number of at least 1. For clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong.
+pub fn positive(text: &str) -> Result<usize, String> {
+    flags::positive(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_are_longer_than_nothing() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        for wrong in ["0s", "3", "soon", ""] {
+            assert!(duration(wrong).is_err(), "{wrong:?} is no duration");
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_for_demos() {
+        assert_eq!(loopback("[::1]:0"), Ok("[::1]:0".parse().unwrap()));
+        for wrong in ["0.0.0.0:0", "192.0.2.1:2000", "localhost:2000", "127.0.0.1"] {
+            assert!(loopback(wrong).is_err(), "{wrong} is no loopback address");
+        }
+    }
+}
