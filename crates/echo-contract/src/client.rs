@@ -1,0 +1,118 @@
+//! The other end of the wire.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::server::DEADLINE;
+use crate::verdict::{Unmet, difference, ensure, fails, show};
+
+/// A UDP client of one server.
+pub(crate) struct Client {
+    pub(crate) socket: UdpSocket,
+    pub(crate) server: SocketAddr,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// On a port that the kernel chooses, on the loopback address of the server's family.
+    pub(crate) fn of(server: SocketAddr) -> Result<Self, Unmet> {
+        let ip: IpAddr =
+            if server.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
+        Self::at(SocketAddr::from((ip, 0)), server)
+    }
+
+    /// On an address of its own.
+    pub(crate) fn at(own: SocketAddr, server: SocketAddr) -> Result<Self, Unmet> {
+        let socket = UdpSocket::bind(own)
+            .map_err(|error| Unmet::Fails(format!("the check cannot bind {own}: {error}")))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        // As large as the system permits: what the client loses would be laid to the server.
+        // The kernel cuts the wish to its limit and reports no error.
+        SockRef::from(&socket).set_recv_buffer_size(4 << 20)?;
+        Ok(Self { socket, server, buffer: vec![0; 1 << 16] })
+    }
+
+    pub(crate) fn address(&self) -> Result<SocketAddr, Unmet> {
+        Ok(self.socket.local_addr()?)
+    }
+
+    pub(crate) fn send(&self, payload: &[u8]) -> Result<(), Unmet> {
+        match self.socket.send_to(payload, self.server) {
+            Ok(sent) => {
+                ensure(sent == payload.len(), || format!("only {sent} of {} bytes were sent", payload.len()))
+            }
+            Err(error) => fails(format!("cannot send {} bytes to {}: {error}", payload.len(), self.server)),
+        }
+    }
+
+    /// The next datagram, from whomever.
+    pub(crate) fn receive_from(&mut self) -> Result<(&[u8], SocketAddr), Unmet> {
+        let start = Instant::now();
+        loop {
+            match self.socket.recv_from(&mut self.buffer) {
+                Ok((length, source)) => return Ok((&self.buffer[..length], source)),
+                Err(error) if error.kind() == ErrorKind::Interrupted && start.elapsed() < DEADLINE => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return fails(format!("no reply from {} within {} s", self.server, DEADLINE.as_secs()));
+                }
+                Err(error) => return fails(format!("no reply from {}: {error}", self.server)),
+            }
+        }
+    }
+
+    /// The next datagram, which has to come from the server.
+    pub(crate) fn receive(&mut self) -> Result<&[u8], Unmet> {
+        let server = self.server;
+        let (payload, source) = self.receive_from()?;
+        ensure(source == server, || {
+            format!("a reply came from {source}, not from {server}: {}", show(payload))
+        })?;
+        Ok(payload)
+    }
+
+    /// Waits for a reply, which has to be `payload`.
+    pub(crate) fn expect(&mut self, payload: &[u8]) -> Result<(), Unmet> {
+        let sent = show(payload);
+        let got = self
+            .receive()
+            .map_err(|unmet| unmet.context(&format!("while waiting for the echo of {sent}")))?;
+        ensure(got == payload, || difference(payload, got))
+    }
+
+    /// Sends `payload` and waits for its echo.
+    pub(crate) fn echo(&mut self, payload: &[u8]) -> Result<(), Unmet> {
+        self.send(payload)?;
+        self.expect(payload)
+    }
+
+    /// Fails if a datagram has arrived that nobody waited for.
+    pub(crate) fn expect_nothing(&mut self) -> Result<(), Unmet> {
+        self.nothing_for(None)
+    }
+
+    /// Fails if a datagram arrives within `time`, or has arrived.
+    pub(crate) fn expect_silence(&mut self, time: Duration) -> Result<(), Unmet> {
+        self.nothing_for(Some(time))
+    }
+
+    fn nothing_for(&mut self, time: Option<Duration>) -> Result<(), Unmet> {
+        match time {
+            None => self.socket.set_nonblocking(true)?,
+            some => self.socket.set_read_timeout(some)?,
+        }
+        let received = self.socket.recv_from(&mut self.buffer);
+        self.socket.set_nonblocking(false)?;
+        self.socket.set_read_timeout(Some(DEADLINE))?;
+        match received {
+            Ok((length, source)) => fails(format!(
+                "a datagram came that was not asked for, from {source}: {}",
+                show(&self.buffer[..length])
+            )),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What shows on the wire.
+
+use std::collections::VecDeque;
+
+use crate::Subject;
+use crate::client::Client;
+use crate::verdict::{Unmet, ensure};
+
+/// The largest payload over IPv4, in bytes.
+const LARGEST: usize = 65_507;
+
+/// `length` bytes that differ from any other payload's.
+pub(super) fn payload(random: &mut fastrand::Rng, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// All the sizes at which something may change.
+pub(super) fn sizes(subject: &Subject) -> Result<(), Unmet> {
+    let mut random = subject.random();
+    let mut server = subject.launch().start()?;
+    let mut client = server.client()?;
+    let sizes = [0, 1, 1471, 1472, 1473, 1500, 8192, 65_506, LARGEST];
+    let mut bytes = 0;
+    // Twice, since a server may well survive its first empty datagram and not the next of another size.
+    for size in sizes.into_iter().chain(sizes.into_iter().rev()) {
+        client.echo(&payload(&mut random, size))?;
+        bytes += size as u64;
+    }
+    // One byte more does not even leave the sender.
+    let error = client.socket.send_to(&vec![0; LARGEST + 1], client.server).err();
+    let number = error.as_ref().and_then(std::io::Error::raw_os_error);
+    ensure(number == Some(nix::errno::Errno::EMSGSIZE as i32), || {
+        format!("{} bytes were to fail with EMSGSIZE at the sender, and: {error:?}", LARGEST + 1)
+    })?;
+    client.echo(b"the next one")?;
+    bytes += 12;
+    client.expect_nothing()?;
+    server.still_serves()?;
+    if subject.target.entry().is_some() {
+        let summary = server.stop()?;
+        let count = 2 * sizes.len() as u64 + 2;
+        bytes += 12;
+        summary.expect(count, count)?;
+        ensure(summary.bytes_received == bytes && summary.bytes_sent == bytes, || {
+            format!("`bytes_received` and `bytes_sent` are not {bytes}: {summary:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Random datagrams of random peers, at most 32 under way at a time, so that no buffer overflows.
+pub(super) fn order(subject: &Subject) -> Result<(), Unmet> {
+    const COUNT: usize = 10_000;
+    const WINDOW: usize = 32;
+    let mut random = subject.random();
+    let server = subject.launch().start()?;
+    let mut peers: Vec<(Client, VecDeque<Vec<u8>>)> = Vec::new();
+    for _ in 0..random.usize(1..=16) {
+        peers.push((server.client()?, VecDeque::new()));
+    }
+    let (mut sent, mut under_way) = (0, 0);
+    while sent < COUNT || under_way > 0 {
+        let index = random.usize(0..peers.len());
+        let (peer, expected) = &mut peers[index];
+        if sent < COUNT && under_way < WINDOW && random.u8(..) < 140 {
+            let size = random.usize(0..1500);
+            let datagram = payload(&mut random, size);
+            peer.send(&datagram)?;
+            expected.push_back(datagram);
+            sent += 1;
+            under_way += 1;
+        } else if let Some(datagram) = expected.pop_front() {
+            let seed = subject.options.seed;
+            peer.expect(&datagram).map_err(|unmet| {
+                unmet.context(&format!("after {sent} datagrams of peer {index} and others, seed {seed}"))
+            })?;
+            under_way -= 1;
+        }
+    }
+    for (peer, _) in &mut peers {
+        peer.expect_nothing()?;
+    }
+    if subject.target.entry().is_some() {
+        server.stop()?.expect(COUNT as u64, COUNT as u64)?;
+    }
+    Ok(())
+}

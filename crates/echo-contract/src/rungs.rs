@@ -1,0 +1,90 @@
+//! The one table of all rungs: what each can do, and so what is asked of it.
+
+/// How the wait of a rung reports readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// There is no wait: receive and send block.
+    Blocking,
+    /// Reported as long as it lasts.
+    Level,
+    /// Reported once, when it begins.
+    Edge,
+}
+
+/// What sets one rung apart from the others as far as the contract goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rung {
+    /// The binary's name.
+    pub name: &'static str,
+    /// The folder of its crate, under `crates`.
+    pub layer: &'static str,
+    /// How its wait reports readiness.
+    pub trigger: Trigger,
+    /// The system calls its wait may be, as strace names them; which one depends on the machine and the libc.
+    pub wait_calls: &'static [&'static str],
+    /// Whether it waits by itself, so that an error of the wait reaches it. The driver of tokio panics on most.
+    pub waits_itself: bool,
+    /// The values of `--on-full` it supports. The others are wrong usage.
+    pub policies: &'static [&'static str],
+    /// Whether a server on a wildcard address answers from the address that was asked (`IP_PKTINFO`).
+    pub answers_from_asked_address: bool,
+}
+
+const ALL_POLICIES: &[&str] = &["backpressure", "drop-newest", "drop-oldest"];
+const NO_DROP_OLDEST: &[&str] = &["backpressure", "drop-newest"];
+const EPOLL: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2"];
+
+const fn rung(
+    name: &'static str,
+    layer: &'static str,
+    trigger: Trigger,
+    wait_calls: &'static [&'static str],
+) -> Rung {
+    Rung {
+        name,
+        layer,
+        trigger,
+        wait_calls,
+        waits_itself: true,
+        policies: ALL_POLICIES,
+        answers_from_asked_address: false,
+    }
+}
+
+/// Every echo server of the ladder, in ladder order. A binary `echo-*` of a layer that is not in here
+/// fails this crate's tests.
+pub const RUNGS: &[Rung] = &[
+    // It has no queue worth the name: a datagram is sent before the next is received.
+    Rung {
+        policies: &["backpressure"],
+        ..rung("echo-blocking", "1-readiness", Trigger::Blocking, &["recvfrom", "recvmsg"])
+    },
+    rung("echo-select", "1-readiness", Trigger::Level, &["select", "pselect6"]),
+    rung("echo-poll", "1-readiness", Trigger::Level, &["poll", "ppoll"]),
+    rung("echo-epoll-level", "1-readiness", Trigger::Level, EPOLL),
+    rung("echo-epoll-edge", "1-readiness", Trigger::Edge, EPOLL),
+    // Level behaviour made from edges: an injected would-block on which no edge follows may still stall it.
+    rung("echo-mio-level", "2-mio", Trigger::Edge, EPOLL),
+    rung("echo-mio-edge", "2-mio", Trigger::Edge, EPOLL),
+    rung("echo-mini", "3-futures", Trigger::Edge, EPOLL),
+    Rung { waits_itself: false, ..rung("echo-tokio", "4-tokio", Trigger::Edge, EPOLL) },
+    // What is in the channel is out of the sender's reach, so it cannot drop the oldest.
+    Rung {
+        waits_itself: false,
+        policies: NO_DROP_OLDEST,
+        ..rung("echo-tokio-mpsc", "4-tokio", Trigger::Edge, EPOLL)
+    },
+    Rung {
+        waits_itself: false,
+        policies: NO_DROP_OLDEST,
+        ..rung("echo-tokio-framed", "4-tokio", Trigger::Edge, EPOLL)
+    },
+];
+
+/// The deliberately broken server of this crate's own tests. It is no rung.
+const DOUBLE: Rung = rung("echo-double", "echo-contract", Trigger::Level, &["poll", "ppoll"]);
+
+/// The entry of the program `name`.
+pub fn find(name: &str) -> Option<&'static Rung> {
+    RUNGS.iter().chain([&DOUBLE]).find(|rung| rung.name == name)
+}

@@ -1,0 +1,129 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rungs::{self, Rung};
+
+/// What is held against the contract.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target(pub(crate) Kind);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// A server of the ladder: the whole contract is asked.
+    Rung { program: PathBuf, name: String, env: Vec<(String, String)> },
+    /// Anybody's server: only what shows on the wire is asked.
+    Foreign { command: Vec<String> },
+}
+
+impl Target {
+    /// A server of the ladder, by the path of its binary, whose file name is that of an entry of
+    /// [`RUNGS`](crate::RUNGS).
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if it has no entry.
+    pub fn rung(program: impl AsRef<Path>) -> Result<Self, String> {
+        let program = program.as_ref();
+        let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if rungs::find(name).is_none() {
+            return Err(format!(
+                "{} is no echo server of the ladder: add it to the table of crates/echo-contract/src/rungs.rs, \
+                 or hold it against the contract as a foreign command, `-- {} {{addr}}`",
+                program.display(),
+                program.display(),
+            ));
+        }
+        let name = name.to_owned();
+        Ok(Self(Kind::Rung { program: program.to_owned(), name, env: Vec::new() }))
+    }
+
+    /// Anybody's server: a program and its arguments, in which `{addr}`, `{host}` and `{port}` stand for
+    /// where it is to listen.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if the command is empty or nothing in it says where to listen.
+    pub fn foreign(command: Vec<String>) -> Result<Self, String> {
+        if command.is_empty() {
+            return Err(
+                "the command is empty: write it behind `--`, for example -- ./server {addr}".to_owned()
+            );
+        }
+        if !command.iter().any(|word| word.contains("{addr}") || word.contains("{port}")) {
+            return Err(format!(
+                "nothing in `{}` says where to listen: put {{addr}}, or {{host}} and {{port}}, where the server \
+                 expects its address",
+                command.join(" ")
+            ));
+        }
+        Ok(Self(Kind::Foreign { command }))
+    }
+
+    /// The same, started with the environment variable `name` set to `value`.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        if let Kind::Rung { env, .. } = &mut self.0 {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
+    /// The table's entry, for a server of the ladder.
+    pub fn entry(&self) -> Option<&'static Rung> {
+        match &self.0 {
+            Kind::Rung { name, .. } => rungs::find(name),
+            Kind::Foreign { .. } => None,
+        }
+    }
+}
+
+/// `command` with the placeholders filled in.
+pub(crate) fn fill_in(command: &[String], address: SocketAddr) -> Vec<String> {
+    command
+        .iter()
+        .map(|word| {
+            word.replace("{addr}", &address.to_string())
+                .replace("{host}", &address.ip().to_string())
+                .replace("{port}", &address.port().to_string())
+        })
+        .collect()
+}
+
+/// An address for a server that cannot be asked which port the kernel chose. The port is one that the
+/// kernel hands to nobody by itself.
+pub(crate) fn free_address(random: &mut fastrand::Rng) -> SocketAddr {
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, random.u16(10_000..32_000)));
+        // It is free again when the socket goes out of scope. Another process may take it in between:
+        // the server then fails to start, and says so.
+        if std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port())).is_ok() {
+            return address;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_in() {
+        let words = ["a{addr}".to_owned(), "{host}:{port}".to_owned(), "b".to_owned()];
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4711));
+        assert_eq!(fill_in(&words, address), ["a127.0.0.1:4711", "127.0.0.1:4711", "b"]);
+    }
+
+    #[test]
+    fn a_command_must_say_where() {
+        assert!(Target::foreign(vec![]).is_err());
+        assert!(Target::foreign(vec!["cat".to_owned()]).is_err());
+        assert!(Target::foreign(vec!["cat".to_owned(), "{port}".to_owned()]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_server_has_no_entry() {
+        assert!(Target::rung("/bin/echo-unheard-of").is_err());
+        assert!(Target::rung("/nowhere/echo-poll").is_ok());
+    }
+}

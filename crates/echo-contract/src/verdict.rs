@@ -1,0 +1,83 @@
+//! What a check finds.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a requirement holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It does.
+    Holds,
+    /// It does not.
+    Fails {
+        /// What shows it: the bytes, the output, the command.
+        evidence: String,
+    },
+    /// It was not asked.
+    NotAsked {
+        /// Why, with a next step if there is one.
+        why: String,
+    },
+}
+
+/// Why a check ended early. `?` on it ends a check.
+#[derive(Clone, Debug)]
+pub(crate) enum Unmet {
+    Fails(String),
+    NotAsked(String),
+}
+
+impl Unmet {
+    /// With a line behind it that says what was going on.
+    pub(crate) fn context(self, line: &str) -> Self {
+        match self {
+            Self::Fails(evidence) => Self::Fails(format!("{evidence}\n  {line}")),
+            not_asked => not_asked,
+        }
+    }
+}
+
+impl From<io::Error> for Unmet {
+    fn from(error: io::Error) -> Self {
+        Self::Fails(format!("the check itself met an error: {error}"))
+    }
+}
+
+impl From<Result<(), Unmet>> for Verdict {
+    fn from(result: Result<(), Unmet>) -> Self {
+        match result {
+            Ok(()) => Self::Holds,
+            Err(Unmet::Fails(evidence)) => Self::Fails { evidence },
+            Err(Unmet::NotAsked(why)) => Self::NotAsked { why },
+        }
+    }
+}
+
+/// Fails with what `evidence` says unless `condition`.
+pub(crate) fn ensure(condition: bool, evidence: impl FnOnce() -> String) -> Result<(), Unmet> {
+    if condition { Ok(()) } else { Err(Unmet::Fails(evidence())) }
+}
+
+/// Fails.
+pub(crate) fn fails<T>(evidence: impl Into<String>) -> Result<T, Unmet> {
+    Err(Unmet::Fails(evidence.into()))
+}
+
+/// Ends the check without an answer.
+pub(crate) fn not_asked<T>(why: impl Into<String>) -> Result<T, Unmet> {
+    Err(Unmet::NotAsked(why.into()))
+}
+
+/// Bytes as evidence: how many, and how they begin.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    let start: String = bytes.iter().take(24).map(|byte| format!("{byte:02x}")).collect();
+    let more = if bytes.len() > 24 { "..." } else { "" };
+    format!("{} bytes [{start}{more}]", bytes.len())
+}
+
+/// How `got` differs from what was expected.
+pub(crate) fn difference(expected: &[u8], got: &[u8]) -> String {
+    let at = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(expected.len().min(got.len()));
+    format!("expected {}, got {}, different from byte {at} on", show(expected), show(got))
+}
