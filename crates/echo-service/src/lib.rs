@@ -305,21 +305,21 @@ impl Service {
         self.marks.mark(text);
     }
 
-    /// Prints the summary, and one line on stderr if `outcome` is an error. What is still queued counts as
-    /// dropped.
+    /// Prints the summary, and one line on stderr if `outcome` is an error; returns the exit code. What is
+    /// still queued counts as dropped.
     pub fn finish(
-        self,
+        &mut self,
         outcome: io::Result<()>,
         socket: &UdpSocket,
         queue: impl Into<QueueTotals>,
     ) -> ExitCode {
-        let Self { flags, mut summary, .. } = self;
+        let Self { flags: Flags { program, json, .. }, address, summary, .. } = self;
         let QueueTotals { peak, dropped } = queue.into();
         summary.queue_peak = peak;
         summary.queue_dropped = dropped;
         summary.seconds = self.started.elapsed().as_secs_f64();
         summary.kernel_dropped = socket::kernel_drops(socket);
-        if flags.json {
+        if *json {
             print_line(summary.to_json());
         } else {
             print_line(&summary);
@@ -328,11 +328,10 @@ impl Service {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain(
-                    flags.program,
+                    program,
                     format_args!(
-                        "stopped serving on {}: {error}; this is a bug of the program: please report it with \
-                         what `strace {}` shows last",
-                        self.address, flags.program
+                        "stopped serving on {address}: {error}; this is a bug of the program: please report it \
+                         with what `strace {program}` shows last"
                     ),
                 );
                 ExitCode::FAILURE

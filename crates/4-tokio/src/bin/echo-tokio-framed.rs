@@ -1,0 +1,219 @@
+//! echo-tokio-framed: a UDP echo that is a stream of datagrams and a sink for them.
+//!
+//! New here: a codec stands between socket and program; the loops speak of datagrams only.
+//! Run:      cargo run --bin echo-tokio-framed
+//! Poke:     nc -u 127.0.0.1 2000
+//! Watch:    cargo ladder trace echo-tokio-framed    (or: strace -f target/debug/echo-tokio-framed)
+//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram
+//! Still wrong: every payload is copied, in and out, and each still costs two system calls.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use datagram_queue::{Fill, Policy};
+use echo_service::{Flags, Service};
+use futures::{FutureExt, SinkExt, StreamExt, poll};
+use tokio::net::UdpSocket;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{spawn_local, unconstrained, yield_now};
+use tokio::time::timeout_at;
+use tokio_rungs::{Shared, first_signal};
+use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::sync::CancellationToken;
+use tokio_util::udp::UdpFramed;
+
+/// A payload and its peer, on the way from the reader to the writer.
+type Datagram = (Bytes, SocketAddr);
+
+fn main() -> ExitCode {
+    let flags = Flags::parse(env!("CARGO_BIN_NAME"));
+    flags.require_policy(
+        &[Policy::Backpressure, Policy::DropNewest],
+        "the reader's end of a channel cannot take out what it has put in",
+    );
+    let (socket, service) = Service::open(&flags);
+    service.greet();
+    let shared = Rc::new(Shared::new(service));
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &flags, &shared)));
+    shared.service().finish(outcome, &socket, shared.totals())
+}
+
+/// Runs the reader and the writer until a signal stops the reader, and the writer has sent the rest.
+async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let socket = Rc::new(UdpSocket::from_std(socket.try_clone()?)?);
+    // region: wait
+    let (queue, queued) = mpsc::channel(flags.queue);
+    let (blocked, is_blocked) = watch::channel(false);
+    let stop = CancellationToken::new();
+    // The rung's own budget takes the place of tokio's.
+    let reader =
+        unconstrained(receive(Rc::clone(&socket), queue, flags.clone(), Rc::clone(shared), is_blocked));
+    let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
+    let reader = stop.clone().run_until_cancelled_owned(reader);
+    // A reader without a writer has nothing to do.
+    let end = stop.clone().drop_guard();
+    let writer = writer.inspect(|_| drop(end));
+    let echo = async {
+        shared.service().mark("ready");
+        let (received, flushed) = tokio::join!(spawn_local(reader), spawn_local(writer));
+        received?.unwrap_or(Ok(())).and(flushed?)
+    };
+    // endregion: wait
+    tokio::pin!(echo);
+    tokio::select! {
+        outcome = &mut echo => return outcome,
+        caught = first_signal() => caught?,
+    }
+    // The reader is dropped, and with it its end of the channel: the writer sends what is left, and ends.
+    let last_call = shared.service().last_call();
+    stop.cancel();
+    timeout_at(last_call.into(), echo).await.unwrap_or(Ok(()))
+}
+
+/// Stream into channel. A place in the channel comes first: what cannot be queued is not received.
+async fn receive(
+    socket: Rc<UdpSocket>,
+    queue: mpsc::Sender<Datagram>,
+    flags: Flags,
+    shared: Rc<Shared>,
+    mut is_blocked: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut stream = UdpFramed::new(socket, DatagramCodec::default());
+    let mut budget = flags.budget;
+    loop {
+        let place = match queue.try_reserve() {
+            Ok(place) => Some(place),
+            Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
+            Err(mpsc::error::TrySendError::Full(())) => tokio::select! {
+                place = queue.reserve() => match place {
+                    Ok(place) => Some(place),
+                    // The writer has ended, with an error or with --count.
+                    Err(_closed) => return Ok(()),
+                },
+                // The policy acts only while a send would block.
+                _ = is_blocked.wait_for(|blocked| *blocked), if flags.policy() == Policy::DropNewest => None,
+            },
+        };
+        let next = match poll!(stream.next()) {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                budget = flags.budget;
+                shared.service().waiting();
+                stream.next().await
+            }
+        };
+        // The stream of a UDP socket has no end.
+        let Some(received) = next else { return Ok(()) };
+        let mut payload = Bytes::new();
+        let received = received.map(|(bytes, peer)| {
+            payload = bytes;
+            (payload.len(), peer)
+        });
+        let admitted = shared.service().admit(received);
+        match (admitted, place) {
+            (Ok(Some((_, peer))), Some(place)) => {
+                place.send((payload, peer));
+                let waiting = shared.pushed();
+                shared.service().queued(Fill::Queued, waiting);
+            }
+            (Ok(Some(_)), None) => {
+                shared.dropped();
+                shared.service().queued(Fill::Dropped, flags.queue);
+            }
+            (Ok(None), _) => {}
+            (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+            (Err(error), _) => shared.service().receive_failed(error)?,
+        }
+        budget -= 1;
+        if budget == 0 {
+            budget = flags.budget;
+            yield_now().await;
+        }
+    }
+}
+
+/// Channel into sink, until the reader has gone and the channel is empty.
+async fn flush(
+    socket: Rc<UdpSocket>,
+    mut queued: mpsc::Receiver<Datagram>,
+    shared: Rc<Shared>,
+    blocked: watch::Sender<bool>,
+) -> io::Result<()> {
+    // tokio tries a send only once it has heard that the socket is writable.
+    socket.writable().await?;
+    let mut sink = UdpFramed::new(Rc::clone(&socket), DatagramCodec::default());
+    while !shared.service().done()
+        && let Some((payload, peer)) = queued.recv().await
+    {
+        shared.popped();
+        let bytes = payload.len();
+        // An empty sink takes a datagram at once; only the flush that follows speaks to the socket.
+        let mut sent = sink.feed((payload, peer)).await;
+        while sent.is_ok() {
+            let mut flushed = poll!(sink.flush());
+            if flushed.is_pending() {
+                blocked.send_replace(true);
+                flushed = Poll::Ready(sink.flush().await);
+                blocked.send_replace(false);
+            }
+            match flushed {
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Poll::Ready(outcome) => {
+                    sent = outcome;
+                    break;
+                }
+                Poll::Pending => {}
+            }
+        }
+        match sent {
+            Ok(()) => shared.service().sent(bytes),
+            Err(error) => {
+                shared.service().send_failed(error)?;
+                // A failed datagram stays in the sink and would be sent before all others: take a new one.
+                sink = UdpFramed::new(Rc::clone(&socket), DatagramCodec::default());
+            }
+        }
+        shared.settled();
+    }
+    Ok(())
+}
+
+/// A frame is a whole datagram, an empty one too.
+#[derive(Default)]
+struct DatagramCodec {
+    /// The datagram has been handed out; the next call says that there is no other in it.
+    taken: bool,
+}
+
+impl Decoder for DatagramCodec {
+    type Item = Bytes;
+    type Error = io::Error;
+
+    /// `UdpFramed` asks until it hears `None`: once for the datagram, once more for the end of it.
+    fn decode(&mut self, datagram: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        self.taken = !self.taken;
+        if !self.taken {
+            return Ok(None);
+        }
+        // A copy, so that the large buffer of the stream stays with it.
+        let payload = Bytes::copy_from_slice(datagram);
+        datagram.clear();
+        Ok(Some(payload))
+    }
+}
+
+impl Encoder<Bytes> for DatagramCodec {
+    type Error = io::Error;
+
+    fn encode(&mut self, payload: Bytes, datagram: &mut BytesMut) -> io::Result<()> {
+        datagram.extend_from_slice(&payload);
+        Ok(())
+    }
+}

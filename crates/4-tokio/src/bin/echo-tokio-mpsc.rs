@@ -1,0 +1,209 @@
+//! echo-tokio-mpsc: a UDP echo of two futures, a reader and a writer, with a channel between them.
+//!
+//! New here: each direction is its own loop; a bounded channel joins them and holds the reader back.
+//! Run:      cargo run --bin echo-tokio-mpsc    (--tasks 1: both in one task)
+//! Poke:     nc -u 127.0.0.1 2000
+//! Watch:    cargo ladder trace echo-tokio-mpsc    (or: strace -f target/debug/echo-tokio-mpsc)
+//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram
+//! Still wrong: both loops speak of buffers and would-block, not of datagrams (next: echo-tokio-framed).
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use clap::Args;
+use datagram_queue::{Fill, Policy};
+use echo_service::{Flags, Service};
+use futures::FutureExt;
+use tokio::net::UdpSocket;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{spawn_local, unconstrained, yield_now};
+use tokio::time::timeout_at;
+use tokio_rungs::{Shared, first_signal};
+use tokio_util::sync::CancellationToken;
+
+/// The flags of this rung alone.
+#[derive(Args)]
+struct More {
+    /// Run the reader and the writer in one task (join!) or in two (spawn)
+    #[arg(long, value_name = "1|2", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=2))]
+    tasks: u8,
+}
+
+/// A payload and its peer, on the way from the reader to the writer.
+type Datagram = (Bytes, SocketAddr);
+
+fn main() -> ExitCode {
+    let (flags, More { tasks }) = Flags::parse_with(env!("CARGO_BIN_NAME"));
+    flags.require_policy(
+        &[Policy::Backpressure, Policy::DropNewest],
+        "the reader's end of a channel cannot take out what it has put in",
+    );
+    let (socket, service) = Service::open(&flags);
+    service.greet();
+    let shared = Rc::new(Shared::new(service));
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &flags, &shared, tasks)));
+    shared.service().finish(outcome, &socket, shared.totals())
+}
+
+/// Runs the reader and the writer until a signal stops the reader, and the writer has sent the rest.
+async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>, tasks: u8) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let socket = Rc::new(UdpSocket::from_std(socket.try_clone()?)?);
+    // region: wait
+    let (queue, queued) = mpsc::channel(flags.queue);
+    let (blocked, is_blocked) = watch::channel(false);
+    let stop = CancellationToken::new();
+    // The rung's own budget takes the place of tokio's.
+    let reader =
+        unconstrained(receive(Rc::clone(&socket), queue, flags.clone(), Rc::clone(shared), is_blocked));
+    let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
+    let reader = stop.clone().run_until_cancelled_owned(reader);
+    // A reader without a writer has nothing to do.
+    let end = stop.clone().drop_guard();
+    let writer = writer.inspect(|_| drop(end));
+    let echo = async {
+        shared.service().mark("ready");
+        if tasks == 1 {
+            // One task: a wake of either polls both.
+            let (received, flushed) = tokio::join!(reader, writer);
+            received.unwrap_or(Ok(())).and(flushed)
+        } else {
+            // Two tasks: a wake polls the one that it is for.
+            let (received, flushed) = tokio::join!(spawn_local(reader), spawn_local(writer));
+            received?.unwrap_or(Ok(())).and(flushed?)
+        }
+    };
+    // endregion: wait
+    tokio::pin!(echo);
+    tokio::select! {
+        outcome = &mut echo => return outcome,
+        caught = first_signal() => caught?,
+    }
+    // The reader is dropped, and with it its end of the channel: the writer sends what is left, and ends.
+    let last_call = shared.service().last_call();
+    stop.cancel();
+    timeout_at(last_call.into(), echo).await.unwrap_or(Ok(()))
+}
+
+/// Socket into channel. A place in the channel comes first: what cannot be queued is not received.
+async fn receive(
+    socket: Rc<UdpSocket>,
+    queue: mpsc::Sender<Datagram>,
+    flags: Flags,
+    shared: Rc<Shared>,
+    mut is_blocked: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut buffers = Buffers::new(flags.queue, flags.max_size);
+    let mut budget = flags.budget;
+    loop {
+        let place = match queue.try_reserve() {
+            Ok(place) => Some(place),
+            Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
+            Err(mpsc::error::TrySendError::Full(())) => tokio::select! {
+                place = queue.reserve() => match place {
+                    Ok(place) => Some(place),
+                    // The writer has ended, with an error or with --count.
+                    Err(_closed) => return Ok(()),
+                },
+                // The policy acts only while a send would block.
+                _ = is_blocked.wait_for(|blocked| *blocked), if flags.policy() == Policy::DropNewest => None,
+            },
+        };
+        let buffer = buffers.next();
+        let received = socket.try_recv_buf_from(&mut (&mut *buffer).limit(flags.max_size + 1));
+        let admitted = shared.service().admit(received);
+        match (admitted, place) {
+            (Ok(Some((_, peer))), Some(place)) => {
+                place.send((buffers.take(), peer));
+                let waiting = shared.pushed();
+                shared.service().queued(Fill::Queued, waiting);
+            }
+            (Ok(Some(_)), None) => {
+                shared.dropped();
+                shared.service().queued(Fill::Dropped, flags.queue);
+            }
+            (Ok(None), _) => {}
+            (Err(error), _) if error.kind() == ErrorKind::WouldBlock => {
+                budget = flags.budget;
+                shared.service().waiting();
+                socket.readable().await?;
+                continue;
+            }
+            (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+            (Err(error), _) => shared.service().receive_failed(error)?,
+        }
+        budget -= 1;
+        if budget == 0 {
+            budget = flags.budget;
+            yield_now().await;
+        }
+    }
+}
+
+/// Channel into socket, until the reader has gone and the channel is empty.
+async fn flush(
+    socket: Rc<UdpSocket>,
+    mut queued: mpsc::Receiver<Datagram>,
+    shared: Rc<Shared>,
+    blocked: watch::Sender<bool>,
+) -> io::Result<()> {
+    // tokio tries a send only once it has heard that the socket is writable.
+    socket.writable().await?;
+    while !shared.service().done()
+        && let Some((payload, peer)) = queued.recv().await
+    {
+        shared.popped();
+        loop {
+            match socket.try_send_to(&payload, peer) {
+                Ok(bytes) => shared.service().sent(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    blocked.send_replace(true);
+                    socket.writable().await?;
+                    blocked.send_replace(false);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => shared.service().send_failed(error)?,
+            }
+            shared.settled();
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Buffers in a circle. A payload is split off its buffer and frozen; when the writer has dropped it, the
+/// buffer gets its memory back. There is one more than the reader, the channel and the writer can hold, so
+/// the memory of the next one always is back.
+struct Buffers {
+    circle: VecDeque<BytesMut>,
+    size: usize,
+}
+
+impl Buffers {
+    fn new(queue: usize, max_size: usize) -> Self {
+        let size = max_size + 1;
+        Self { circle: (0..queue + 3).map(|_| BytesMut::with_capacity(size)).collect(), size }
+    }
+
+    /// The buffer to receive into, empty and with room for a datagram.
+    fn next(&mut self) -> &mut BytesMut {
+        let buffer = &mut self.circle[0];
+        buffer.clear();
+        buffer.reserve(self.size);
+        buffer
+    }
+
+    /// What was received into it; the next one takes its place.
+    fn take(&mut self) -> Bytes {
+        let payload = self.circle[0].split().freeze();
+        self.circle.rotate_left(1);
+        payload
+    }
+}
