@@ -1,11 +1,21 @@
-//! What the tokio rungs share and none of them teaches: signals, and counters that two tasks use.
+//! What the tokio rungs share and none of them teaches: signals, the last call, counters that two tasks
+//! use, the queue's policy where the queue is a channel, and buffers that come back.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 
+use bytes::{Bytes, BytesMut};
+use datagram_queue::Policy;
 use echo_service::{QueueTotals, Service};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
 
 /// Completes when SIGINT or SIGTERM has come since the first poll.
 ///
@@ -20,6 +30,94 @@ pub async fn first_signal() -> io::Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// Runs `echo` until it completes or a signal comes. The signal cancels `stop`, at which the reader shall
+/// end; the writer then has the length of the last call to send what is left.
+///
+/// # Errors
+///
+/// Those of `echo`, or when tokio cannot take the signals.
+pub async fn until_signal(
+    echo: impl Future<Output = io::Result<()>>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let mut echo = pin!(echo);
+    tokio::select! {
+        outcome = &mut echo => return outcome,
+        caught = first_signal() => caught?,
+    }
+    stop.cancel();
+    let last_call = shared.service().last_call();
+    // When the time is up, what is still queued is counted as dropped.
+    timeout_at(last_call.into(), echo).await.unwrap_or(Ok(()))
+}
+
+/// Waits for a place in `queue`. Without one the datagram to come must be dropped, as
+/// [`Policy::DropNewest`] does once the writer is blocked. `Err` says that the writer has ended.
+///
+/// # Errors
+///
+/// When the channel is closed.
+pub async fn place<'a, T>(
+    queue: &'a mpsc::Sender<T>,
+    policy: Policy,
+    is_blocked: &mut watch::Receiver<bool>,
+) -> Result<Option<mpsc::Permit<'a, T>>, mpsc::error::SendError<()>> {
+    match queue.try_reserve() {
+        Ok(place) => Ok(Some(place)),
+        Err(TrySendError::Closed(())) => Err(mpsc::error::SendError(())),
+        Err(TrySendError::Full(())) if policy == Policy::Backpressure => queue.reserve().await.map(Some),
+        Err(TrySendError::Full(())) => tokio::select! {
+            place = queue.reserve() => place.map(Some),
+            _ = is_blocked.wait_for(|blocked| *blocked) => Ok(None),
+        },
+    }
+}
+
+/// Runs `future`, and `then` whenever it is pending.
+pub async fn on_pending<F: Future>(future: F, mut then: impl FnMut()) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            then();
+        }
+        polled
+    })
+    .await
+}
+
+/// Buffers in a circle. A payload is split off its buffer and frozen; once the writer has dropped it, the
+/// buffer can have its memory back. There are more of them than reader, channel and writer can hold, so
+/// the next one's memory always is back.
+#[derive(Debug)]
+pub struct Buffers {
+    circle: VecDeque<BytesMut>,
+    size: usize,
+}
+
+impl Buffers {
+    /// Buffers of `size` bytes each for a channel of `capacity`.
+    pub fn new(capacity: usize, size: usize) -> Self {
+        Self { circle: (0..capacity + 3).map(|_| BytesMut::with_capacity(size)).collect(), size }
+    }
+
+    /// The buffer to receive into: empty, with room for `size` bytes.
+    pub fn vacant(&mut self) -> &mut BytesMut {
+        let buffer = &mut self.circle[0];
+        buffer.clear();
+        buffer.reserve(self.size);
+        buffer
+    }
+
+    /// What was received into it; another buffer is the next one.
+    pub fn take(&mut self) -> Bytes {
+        let payload = self.circle[0].split().freeze();
+        self.circle.rotate_left(1);
+        payload
+    }
 }
 
 /// The service, shared by a reader and a writer on one thread, and the counters of a queue that does not

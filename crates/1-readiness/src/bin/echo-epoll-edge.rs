@@ -34,15 +34,22 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     // Edge-triggered reads go on until they would block, so a blocking socket would hang them.
     socket.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    // Both directions, once and for all: an edge that does not matter now costs nothing later.
-    let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-    epoll.add(socket, EpollEvent::new(both, SOCKET))?;
+    let mut registered = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+    epoll.add(socket, EpollEvent::new(registered, SOCKET))?;
     epoll.add(service.signals(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
     let mut events = [EpollEvent::empty(); 2];
     // There may be more to read: set by an edge, cleared by nothing but would-block.
     let mut readable = false;
     // region: wait
     while service.serving(queue) {
+        // Every send that the kernel completes is an edge of writability, and would end a wait: ask for
+        // it only while something is left to send.
+        let mut interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        interest.set(EpollFlags::EPOLLOUT, !queue.is_empty());
+        if interest != registered {
+            epoll.modify(socket, &mut EpollEvent::new(interest, SOCKET))?;
+            registered = interest;
+        }
         // No edge will tell again of what is left over when the budget ends: with some left, only look at
         // the other descriptors, so that a busy socket starves nobody, and go on.
         let left_over = readable && queue.has_room();

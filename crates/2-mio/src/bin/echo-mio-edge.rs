@@ -37,8 +37,8 @@ fn run(socket: &std::net::UdpSocket, queue: &mut DatagramQueue, service: &mut Se
     socket.set_nonblocking(true)?;
     let socket = &mut UdpSocket::from_std(socket.try_clone()?);
     let mut poll = Poll::new()?;
-    // Both directions, once and for all: an edge that does not matter now costs nothing later.
-    poll.registry().register(socket, SOCKET, Interest::READABLE | Interest::WRITABLE)?;
+    let mut registered = Interest::READABLE;
+    poll.registry().register(socket, SOCKET, registered)?;
     let signals = service.signals().as_raw_fd();
     poll.registry().register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)?;
     let mut events = Events::with_capacity(2);
@@ -46,6 +46,16 @@ fn run(socket: &std::net::UdpSocket, queue: &mut DatagramQueue, service: &mut Se
     let mut readable = false;
     // region: wait
     while service.serving(queue) {
+        // Every send that the kernel completes is an edge of writability, and would end a wait: ask for
+        // it only while something is left to send.
+        let interest = match queue.is_empty() {
+            true => Interest::READABLE,
+            false => Interest::READABLE | Interest::WRITABLE,
+        };
+        if interest != registered {
+            poll.registry().reregister(socket, SOCKET, interest)?;
+            registered = interest;
+        }
         // No edge will tell again of what is left over when the budget ends: with some left, only look at
         // the other descriptors, so that a busy socket starves nobody, and go on.
         let left_over = readable && queue.has_room();

@@ -11,18 +11,16 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use datagram_queue::{Fill, Policy};
 use echo_service::{Flags, Service};
-use futures::{FutureExt, SinkExt, StreamExt, poll};
+use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
-use tokio::time::timeout_at;
-use tokio_rungs::{Shared, first_signal};
+use tokio_rungs::{Shared, on_pending, place, until_signal};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::sync::CancellationToken;
 use tokio_util::udp::UdpFramed;
@@ -66,15 +64,7 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>) -
         received?.unwrap_or(Ok(())).and(flushed?)
     };
     // endregion: wait
-    tokio::pin!(echo);
-    tokio::select! {
-        outcome = &mut echo => return outcome,
-        caught = first_signal() => caught?,
-    }
-    // The reader is dropped, and with it its end of the channel: the writer sends what is left, and ends.
-    let last_call = shared.service().last_call();
-    stop.cancel();
-    timeout_at(last_call.into(), echo).await.unwrap_or(Ok(()))
+    until_signal(echo, shared, &stop).await
 }
 
 /// Stream into channel. A place in the channel comes first: what cannot be queued is not received.
@@ -88,27 +78,8 @@ async fn receive(
     let mut stream = UdpFramed::new(socket, DatagramCodec::default());
     let mut budget = flags.budget;
     loop {
-        let place = match queue.try_reserve() {
-            Ok(place) => Some(place),
-            Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
-            Err(mpsc::error::TrySendError::Full(())) => tokio::select! {
-                place = queue.reserve() => match place {
-                    Ok(place) => Some(place),
-                    // The writer has ended, with an error or with --count.
-                    Err(_closed) => return Ok(()),
-                },
-                // The policy acts only while a send would block.
-                _ = is_blocked.wait_for(|blocked| *blocked), if flags.policy() == Policy::DropNewest => None,
-            },
-        };
-        let next = match poll!(stream.next()) {
-            Poll::Ready(next) => next,
-            Poll::Pending => {
-                budget = flags.budget;
-                shared.service().waiting();
-                stream.next().await
-            }
-        };
+        let Ok(place) = place(&queue, flags.policy(), &mut is_blocked).await else { return Ok(()) };
+        let next = on_pending(stream.next(), || shared.service().waiting()).await;
         // The stream of a UDP socket has no end.
         let Some(received) = next else { return Ok(()) };
         let mut payload = Bytes::new();
@@ -117,7 +88,7 @@ async fn receive(
             (payload.len(), peer)
         });
         let admitted = shared.service().admit(received);
-        match (admitted, place) {
+        match (admitted, place.or_else(|| queue.try_reserve().ok())) {
             (Ok(Some((_, peer))), Some(place)) => {
                 place.send((payload, peer));
                 let waiting = shared.pushed();
@@ -153,34 +124,26 @@ async fn flush(
         && let Some((payload, peer)) = queued.recv().await
     {
         shared.popped();
-        let bytes = payload.len();
-        // An empty sink takes a datagram at once; only the flush that follows speaks to the socket.
-        let mut sent = sink.feed((payload, peer)).await;
-        while sent.is_ok() {
-            let mut flushed = poll!(sink.flush());
-            if flushed.is_pending() {
+        loop {
+            let sent = sink.send((payload.clone(), peer));
+            let sent = on_pending(sent, || {
                 blocked.send_replace(true);
-                flushed = Poll::Ready(sink.flush().await);
-                blocked.send_replace(false);
-            }
-            match flushed {
-                Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Poll::Ready(outcome) => {
-                    sent = outcome;
-                    break;
-                }
-                Poll::Pending => {}
-            }
-        }
-        match sent {
-            Ok(()) => shared.service().sent(bytes),
-            Err(error) => {
-                shared.service().send_failed(error)?;
-                // A failed datagram stays in the sink and would be sent before all others: take a new one.
+            });
+            let sent = sent.await;
+            // True becomes false, and the reader hears of it; false stays false, unheard.
+            blocked.send_if_modified(std::mem::take);
+            if sent.is_err() {
+                // A failed datagram stays in the sink, to be sent before all others: take a new one.
                 sink = UdpFramed::new(Rc::clone(&socket), DatagramCodec::default());
             }
+            match sent {
+                Ok(()) => shared.service().sent(payload.len()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => shared.service().send_failed(error)?,
+            }
+            shared.settled();
+            break;
         }
-        shared.settled();
     }
     Ok(())
 }

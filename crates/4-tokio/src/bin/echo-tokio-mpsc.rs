@@ -7,13 +7,12 @@
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram
 //! Still wrong: both loops speak of buffers and would-block, not of datagrams (next: echo-tokio-framed).
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use clap::Args;
 use datagram_queue::{Fill, Policy};
 use echo_service::{Flags, Service};
@@ -22,8 +21,7 @@ use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
-use tokio::time::timeout_at;
-use tokio_rungs::{Shared, first_signal};
+use tokio_rungs::{Buffers, Shared, place, until_signal};
 use tokio_util::sync::CancellationToken;
 
 /// The flags of this rung alone.
@@ -80,15 +78,7 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>, t
         }
     };
     // endregion: wait
-    tokio::pin!(echo);
-    tokio::select! {
-        outcome = &mut echo => return outcome,
-        caught = first_signal() => caught?,
-    }
-    // The reader is dropped, and with it its end of the channel: the writer sends what is left, and ends.
-    let last_call = shared.service().last_call();
-    stop.cancel();
-    timeout_at(last_call.into(), echo).await.unwrap_or(Ok(()))
+    until_signal(echo, shared, &stop).await
 }
 
 /// Socket into channel. A place in the channel comes first: what cannot be queued is not received.
@@ -99,26 +89,14 @@ async fn receive(
     shared: Rc<Shared>,
     mut is_blocked: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let mut buffers = Buffers::new(flags.queue, flags.max_size);
+    let mut buffers = Buffers::new(flags.queue, flags.max_size + 1);
     let mut budget = flags.budget;
     loop {
-        let place = match queue.try_reserve() {
-            Ok(place) => Some(place),
-            Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
-            Err(mpsc::error::TrySendError::Full(())) => tokio::select! {
-                place = queue.reserve() => match place {
-                    Ok(place) => Some(place),
-                    // The writer has ended, with an error or with --count.
-                    Err(_closed) => return Ok(()),
-                },
-                // The policy acts only while a send would block.
-                _ = is_blocked.wait_for(|blocked| *blocked), if flags.policy() == Policy::DropNewest => None,
-            },
-        };
-        let buffer = buffers.next();
+        let Ok(place) = place(&queue, flags.policy(), &mut is_blocked).await else { return Ok(()) };
+        let buffer = buffers.vacant();
         let received = socket.try_recv_buf_from(&mut (&mut *buffer).limit(flags.max_size + 1));
         let admitted = shared.service().admit(received);
-        match (admitted, place) {
+        match (admitted, place.or_else(|| queue.try_reserve().ok())) {
             (Ok(Some((_, peer))), Some(place)) => {
                 place.send((buffers.take(), peer));
                 let waiting = shared.pushed();
@@ -176,34 +154,4 @@ async fn flush(
         }
     }
     Ok(())
-}
-
-/// Buffers in a circle. A payload is split off its buffer and frozen; when the writer has dropped it, the
-/// buffer gets its memory back. There is one more than the reader, the channel and the writer can hold, so
-/// the memory of the next one always is back.
-struct Buffers {
-    circle: VecDeque<BytesMut>,
-    size: usize,
-}
-
-impl Buffers {
-    fn new(queue: usize, max_size: usize) -> Self {
-        let size = max_size + 1;
-        Self { circle: (0..queue + 3).map(|_| BytesMut::with_capacity(size)).collect(), size }
-    }
-
-    /// The buffer to receive into, empty and with room for a datagram.
-    fn next(&mut self) -> &mut BytesMut {
-        let buffer = &mut self.circle[0];
-        buffer.clear();
-        buffer.reserve(self.size);
-        buffer
-    }
-
-    /// What was received into it; the next one takes its place.
-    fn take(&mut self) -> Bytes {
-        let payload = self.circle[0].split().freeze();
-        self.circle.rotate_left(1);
-        payload
-    }
 }
