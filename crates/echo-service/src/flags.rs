@@ -185,7 +185,12 @@ fn first_sentence(text: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
 }
 
-pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+/// Reads `IP:PORT`, as clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that says what to write instead.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         let hint = match (text.rsplit_once(':'), port) {

@@ -35,11 +35,12 @@ use std::time::{Duration, Instant};
 
 use datagram_queue::{DatagramQueue, Fill};
 
-pub use flags::Flags;
+pub use flags::{Flags, parse_address};
 pub use guard::{Refusal, refusal};
 pub use marks::Marks;
 pub use output::{complain, print_line};
 pub use signals::Signals;
+pub use socket::{is_loopback, kernel_drops, next_step, reachable};
 pub use summary::{QueueTotals, Summary, errno_name};
 
 /// How long the queue is drained after a signal before the program ends all the same.

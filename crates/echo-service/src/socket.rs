@@ -19,7 +19,7 @@ pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String
 }
 
 /// What went wrong when `wanted` was bound, and what to do about it.
-pub(crate) fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
+pub fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
     let ip = wanted.ip();
     let any = SocketAddr::from((ip, 0));
     match error.kind() {
@@ -45,12 +45,12 @@ pub(crate) fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
 }
 
 /// Whether only this host can reach `address`. An IPv4 address mapped into IPv6 counts as IPv4.
-pub(crate) fn is_loopback(address: SocketAddr) -> bool {
+pub fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 /// `address` as a client on this host would write it: loopback in place of a wildcard.
-pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let port = address.port();
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, port).into(),
@@ -61,7 +61,7 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// How many datagrams the socket's receive buffer had no room for, from `/proc/net/udp` (proc(5)), or
 /// `None` where that cannot be read.
-pub(crate) fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
+pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     let descriptor = OwnedFd::from(socket.try_clone().ok()?);
     let inode = File::from(descriptor).metadata().ok()?.ino();
     let table = match socket.local_addr().ok()? {

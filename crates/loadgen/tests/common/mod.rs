@@ -1,0 +1,122 @@
+//! The real binary, started, spoken to and ended by the tests.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// For each wait that is expected to succeed; a loaded machine is slow.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The binary with these arguments.
+pub fn loadgen(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub fn output(args: &[&str]) -> Output {
+    let child =
+        loadgen(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    receive
+        .recv_timeout(4 * DEADLINE)
+        .expect("the program ends within the deadline")
+        .expect("its output is read")
+}
+
+/// A running `loadgen serve`. Killed when dropped.
+pub struct Target {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+    pub address: SocketAddr,
+    pub greeting: String,
+}
+
+impl Target {
+    /// Starts `loadgen serve KIND 127.0.0.1:0 --json ARGS`.
+    pub fn start(kind: &str, args: &[&str]) -> Self {
+        let mut child = loadgen(&["serve", kind, "127.0.0.1:0", "--json"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut greeting = String::new();
+        stdout.read_line(&mut greeting).expect("the greeting is read");
+        let address = greeting
+            .strip_prefix("loadgen: listening on ")
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("no address in the greeting {greeting:?}"));
+        Self { child, stdout: Some(stdout), address, greeting }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the target is running");
+    }
+
+    /// Waits for the end: its status and the rest of its stdout.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut stdout = self.stdout.take().expect("taken once");
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut rest = String::new();
+            stdout.read_to_string(&mut rest).map(|_| send.send(rest))
+        });
+        let rest = receive.recv_timeout(DEADLINE).expect("the target ends within the deadline");
+        (self.child.wait().expect("the target is ours"), rest)
+    }
+
+    /// Ends it with SIGTERM; its summary, whose identity must hold.
+    pub fn stop(self) -> serde_json::Value {
+        self.signal(Signal::SIGTERM);
+        let (status, rest) = self.wait();
+        assert_eq!(status.code(), Some(0), "exit status after SIGTERM");
+        let summary: serde_json::Value =
+            serde_json::from_str(&rest).unwrap_or_else(|e| panic!("the summary {rest:?} is no JSON: {e}"));
+        let count = |name: &str| summary[name].as_u64().unwrap_or_else(|| panic!("no {name} in {summary}"));
+        let sum = |name: &str| -> u64 {
+            summary[name].as_object().expect(name).values().map(|count| count.as_u64().expect(name)).sum()
+        };
+        let parts =
+            ["answered", "rejected", "dropped", "queue_dropped", "unanswered"].map(count).iter().sum::<u64>();
+        assert_eq!(
+            count("received"),
+            parts + sum("refused") + sum("send_errors"),
+            "the identity in {summary}"
+        );
+        summary
+    }
+
+    /// A TCP connection to it.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the target accepts");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout is set");
+        stream
+    }
+
+    /// A UDP socket that is connected to it.
+    pub fn udp(&self) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
+        socket.connect(self.address).expect("the target has an address");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout is set");
+        socket
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
