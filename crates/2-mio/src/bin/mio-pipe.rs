@@ -1,0 +1,358 @@
+//! mio-pipe: is a wake-up written although nobody sleeps?
+//!
+//! New here: the count: how many writes a wake costs, as the kernel has counted them.
+//! Run:      cargo run --bin mio-pipe              (or one part: wake, flag, tokio)
+//! Watch:    strace -f -c -e trace=write,epoll_wait target/debug/mio-pipe flag
+//! Expect:   wake: a write each; flag: none while nobody sleeps; tokio: a write each, on a current thread
+//! Still wrong: a flag, a queue and an order of three steps, to be kept by hand (next: future-notify).
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use echo_service::demo::{self, Demo};
+use mio::{Events, Poll, Token, Waker};
+use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+#[derive(clap::Args)]
+struct Flags {
+    /// Which parts to run [default: all]
+    #[arg(value_name = "PART")]
+    parts: Vec<Part>,
+
+    /// How many wakes each part makes
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::positive)]
+    wakes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    /// `Waker::wake` while nobody polls
+    Wake,
+    /// The same behind an "is it asleep?" flag, with a queue
+    Flag,
+    /// tokio's runtimes, woken from another thread while busy
+    Tokio,
+}
+
+/// What one experiment counted.
+#[derive(Serialize)]
+struct Count {
+    part: Part,
+    /// What the woken side did meanwhile.
+    case: &'static str,
+    wakes: usize,
+    /// Calls of write(2) by the waking thread; `null` where the kernel does not count them.
+    writes: Option<u64>,
+    writes_per_wake: Option<f64>,
+    /// How often the woken side was woken: events of the poll. `null` where nobody can see it.
+    events: Option<u64>,
+}
+
+impl Count {
+    fn new(part: Part, case: &'static str, wakes: usize, writes: Option<u64>, events: Option<u64>) -> Self {
+        Self {
+            part,
+            case,
+            wakes,
+            writes,
+            writes_per_wake: writes.map(|writes| writes as f64 / wakes as f64),
+            events,
+        }
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match self.part {
+            Part::Wake => "wake",
+            Part::Flag => "flag",
+            Part::Tokio => "tokio",
+        };
+        write!(f, "{part:<5}  {:<44}  {} wakes, ", self.case, self.wakes)?;
+        match (self.writes, self.writes_per_wake) {
+            (Some(writes), Some(each)) => write!(f, "{writes} writes: {each:.2} a wake"),
+            _ => write!(f, "writes not counted here: use strace"),
+        }
+    }
+}
+
+/// What happened, as text and as JSON.
+#[derive(Serialize)]
+struct Summary {
+    program: &'static str,
+    parts: Vec<Count>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.sum::<u64>();
+        let wakes = sum(&mut self.parts.iter().map(|count| count.wakes as u64));
+        let writes = sum(&mut self.parts.iter().filter_map(|count| count.writes));
+        write!(f, "{}: {wakes} wakes in all, {writes} writes", self.program)
+    }
+}
+
+fn main() -> ExitCode {
+    let about = "Counts the writes that a wake-up costs: mio's, one behind a flag, and tokio's";
+    let (demo, Flags { mut parts, wakes }) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), about);
+    if parts.is_empty() {
+        parts = vec![Part::Wake, Part::Flag, Part::Tokio];
+    }
+    let mut summary = Summary { program: demo.program(), parts: Vec::new() };
+    for part in parts {
+        let counts = match part {
+            Part::Wake => nobody_polls(&demo, wakes).map(|count| vec![count]),
+            Part::Flag => behind_a_flag(&demo, wakes),
+            Part::Tokio => tokio_busy(&demo, wakes),
+        };
+        match counts {
+            Ok(counts) => summary.parts.extend(counts),
+            Err(error) => demo.fail(format_args!("cannot wake or be woken: {error}")),
+        }
+    }
+    demo.finish(&summary);
+    ExitCode::SUCCESS
+}
+
+/// Prints a count and passes it on.
+fn shown(demo: &Demo, count: Count) -> Count {
+    demo.say(&count);
+    count
+}
+
+/// Calls of write(2) and its kin by this thread so far, as the kernel counts them in proc_pid_io(5).
+fn writes_so_far() -> Option<u64> {
+    let table = fs::read_to_string("/proc/thread-self/io").ok()?;
+    table.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok())
+}
+
+/// Calls `act` and returns how often it has called write(2), on this thread.
+fn count_writes(act: impl FnOnce() -> io::Result<()>) -> io::Result<Option<u64>> {
+    let before = writes_so_far();
+    act()?;
+    Ok(writes_so_far().zip(before).map(|(after, before)| after - before))
+}
+
+/// Polls once, however often it is interrupted; returns how many events there were.
+fn poll_once(poll: &mut Poll, timeout: Option<Duration>) -> io::Result<u64> {
+    let mut events = Events::with_capacity(4);
+    loop {
+        match poll.poll(&mut events, timeout) {
+            Ok(()) => return Ok(events.iter().count() as u64),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+// region: wake
+/// Part one: the waker of mio, while nobody polls. It cannot know, so it writes; the poll finds one event.
+fn nobody_polls(demo: &Demo, wakes: usize) -> io::Result<Count> {
+    let mut poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), Token(0))?;
+    demo.mark("wake poll");
+    let writes = count_writes(|| (0..wakes).try_for_each(|_| waker.wake()))?;
+    demo.mark("poll poll");
+    let events = poll_once(&mut poll, Some(Duration::ZERO))?;
+    Ok(shown(demo, Count::new(Part::Wake, "Waker::wake, nobody polls", wakes, writes, Some(events))))
+}
+// endregion: wake
+
+/// Part two: a queue of work, and a waker that writes only if the other side said that it would sleep.
+struct Mailbox {
+    letters: Mutex<Vec<usize>>,
+    /// Whether the reader sleeps, or is about to.
+    asleep: AtomicBool,
+    waker: Waker,
+}
+
+impl Mailbox {
+    fn new(poll: &Poll) -> io::Result<Self> {
+        let waker = Waker::new(poll.registry(), Token(0))?;
+        Ok(Self { letters: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker })
+    }
+
+    // region: flag
+    /// Leaves a letter; wakes the reader if it sleeps.
+    fn post(&self, letter: usize) -> io::Result<()> {
+        self.letters().push(letter);
+        // The letter first, then the look at the flag. Whoever swaps the flag out owes the write, and
+        // nobody else does.
+        if self.asleep.swap(false, Ordering::SeqCst) { self.waker.wake() } else { Ok(()) }
+    }
+
+    /// Announces a sleep. Returns whether to go through with it: not if a letter has come meanwhile.
+    fn fall_asleep(&self) -> bool {
+        // The flag first, then the look at the letters: the other way round, a letter between the two
+        // would find nobody asleep, write nothing, and lie there while the reader sleeps.
+        self.asleep.store(true, Ordering::SeqCst);
+        let sleep = self.letters().is_empty();
+        if !sleep {
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        sleep
+    }
+    // endregion: flag
+
+    /// Takes all letters.
+    fn collect(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.letters())
+    }
+
+    fn letters(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader: takes letters, sleeps when there are none, until it has taken `expected`. Calls
+    /// `asleep` when nothing can keep it from sleeping any more. Returns how often an event woke it.
+    fn read(&self, demo: &Demo, poll: &mut Poll, expected: usize, asleep: impl Fn()) -> io::Result<u64> {
+        let (mut taken, mut events) = (0, 0);
+        while taken < expected {
+            if self.fall_asleep() {
+                asleep();
+                demo.mark("poll reader");
+                events += poll_once(poll, None)?;
+                // Awake, for whatever reason: nobody needs to write.
+                self.asleep.store(false, Ordering::SeqCst);
+            }
+            taken += self.collect().len();
+        }
+        Ok(events)
+    }
+}
+
+fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
+    let mut poll = Poll::new()?;
+    let mailbox = Mailbox::new(&poll)?;
+    let shown = |case, writes, events| shown(demo, Count::new(Part::Flag, case, wakes, writes, Some(events)));
+    let joined = |joined: thread::Result<io::Result<u64>>| {
+        joined.unwrap_or_else(|_| Err(io::Error::other("the reader's thread panicked")))
+    };
+
+    demo.mark("wake reader");
+    let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
+    let events = poll_once(&mut poll, Some(Duration::ZERO))?;
+    mailbox.collect();
+    let busy = shown("behind a flag, nobody sleeps", writes, events);
+
+    // Each letter waits until the reader sleeps, so each must be written.
+    let (writes, events) = thread::scope(|scope| {
+        let (sleeps, asleep) = mpsc::channel();
+        let sleeps = move || {
+            // Nobody asks any more once the last letter is posted.
+            let _ = sleeps.send(());
+        };
+        let reader = scope.spawn(|| mailbox.read(demo, &mut poll, wakes, sleeps));
+        let writes = count_writes(|| {
+            (0..wakes).try_for_each(|letter| match asleep.recv() {
+                Ok(()) => mailbox.post(letter),
+                Err(_) => Ok(()),
+            })
+        })?;
+        io::Result::Ok((writes, joined(reader.join())?))
+    })?;
+    let asleep = shown("behind a flag, asleep each time", writes, events);
+
+    // Letters as fast as they go: that the reader gets them all is the proof that no wake is lost.
+    let (writes, events) = thread::scope(|scope| {
+        let reader = scope.spawn(|| mailbox.read(demo, &mut poll, wakes, || {}));
+        let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
+        io::Result::Ok((writes, joined(reader.join())?))
+    })?;
+    let racing = shown("behind a flag, both at full speed", writes, events);
+    Ok(vec![busy, asleep, racing])
+}
+
+/// Part three: tokio. Is its runtime written to while it is busy?
+fn tokio_busy(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
+    let current = Builder::new_current_thread().enable_all().build()?;
+    let current = wake_while_busy(demo, current, "a current-thread runtime, busy", wakes)?;
+    // A worker that is busy looks for work before it sleeps, and so need not be told.
+    let multi = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    Ok(vec![current, wake_while_busy(demo, multi, "a multi-thread runtime, its worker busy", wakes)?])
+}
+
+// region: tokio
+/// Spawns `wakes` tasks that wait, then one that keeps the thread while another thread wakes them all.
+fn wake_while_busy(demo: &Demo, runtime: Runtime, case: &'static str, wakes: usize) -> io::Result<Count> {
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..wakes).map(|_| oneshot::channel::<()>()).unzip();
+    let writes = runtime.block_on(async {
+        let (waiting, mut all_wait) = tokio::sync::mpsc::unbounded_channel();
+        let mut tasks = Vec::new();
+        for receiver in receivers {
+            let waiting = waiting.clone();
+            tasks.push(tokio::spawn(async move {
+                // Nobody listens any more only if the program ends.
+                let _ = waiting.send(());
+                let _ = receiver.await;
+            }));
+        }
+        for _ in 0..wakes {
+            all_wait.recv().await;
+        }
+        let busy = tokio::spawn(async move {
+            // Wrong on purpose: this blocks the runtime's thread, which is to be busy.
+            let (done, result) = mpsc::channel();
+            let waker = thread::spawn(move || {
+                let writes = count_writes(|| {
+                    senders.into_iter().for_each(|sender| {
+                        // Sent to a task that waits, so it cannot fail.
+                        let _ = sender.send(());
+                    });
+                    Ok(())
+                });
+                let _ = done.send(writes);
+            });
+            let writes = result.recv().map_err(|_| io::Error::other("the waking thread panicked"))?;
+            let _ = waker.join();
+            writes
+        });
+        let writes = busy.await.map_err(io::Error::other)??;
+        for task in tasks {
+            task.await.map_err(io::Error::other)?;
+        }
+        io::Result::Ok(writes)
+    })?;
+    Ok(shown(demo, Count::new(Part::Tokio, case, wakes, writes, None)))
+}
+// endregion: tokio
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mailbox() -> (Poll, Mailbox) {
+        let poll = Poll::new().expect("an epoll");
+        let mailbox = Mailbox::new(&poll).expect("an eventfd");
+        (poll, mailbox)
+    }
+
+    #[test]
+    fn a_letter_that_comes_before_the_sleep_prevents_it() {
+        let (_poll, mailbox) = mailbox();
+        assert!(mailbox.collect().is_empty());
+        // The reader has just found nothing; it has not said yet that it sleeps.
+        mailbox.post(7).expect("posted");
+        assert!(!mailbox.fall_asleep(), "a sleep now would never end: the letter was not announced");
+        assert_eq!(mailbox.collect(), [7]);
+    }
+
+    #[test]
+    fn a_letter_that_comes_after_the_announcement_wakes() {
+        let (mut poll, mailbox) = mailbox();
+        assert!(mailbox.fall_asleep());
+        let writes = count_writes(|| (0..3).try_for_each(|letter| mailbox.post(letter))).expect("posted");
+        assert!(writes.is_none_or(|writes| writes == 1), "the first letter writes for all three: {writes:?}");
+        assert_eq!(poll_once(&mut poll, Some(Duration::ZERO)).expect("polled"), 1);
+    }
+}
