@@ -11,7 +11,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
+pub mod engine;
 pub mod record;
 pub mod report;
+pub mod schedule;
 pub mod serve;
 pub mod testing;
+pub mod sim;
+pub mod slo;

@@ -1,8 +1,13 @@
 //! What is kept of a run: histograms, exact maxima, windows; never the samples themselves.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 
-use crate::report::model::{EncodedHistogram, ModelError, Summary};
+use crate::clock::{Nanos, SECOND};
+use crate::report::model::{Counts, EncodedHistogram, ModelError, Summary};
+use crate::schedule::Job;
 
 /// The longest latency a histogram tells apart: one hour, in nanoseconds.
 pub const LONGEST_NS: u64 = 3_600_000_000_000;
@@ -163,6 +168,351 @@ impl Metric {
         metric.censored = summary.censored;
         metric.censored_from = summary.censored_from.map(ns);
         Ok(metric)
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Answered as it should be.
+    Ok,
+    /// Answered otherwise, or failed; the class is counted by name.
+    Error(Cow<'static, str>),
+    /// Cancelled at its timeout.
+    Timeout,
+    /// It had not ended when the run did.
+    Unfinished,
+}
+
+/// The moments of one request. Those it never reached are `None`.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamps {
+    /// Intended and released.
+    pub job: Job,
+    /// It had a connection to itself.
+    pub connected: Option<Nanos>,
+    /// The first byte of the reply.
+    pub first_byte: Option<Nanos>,
+    /// The last byte, the failure, or the moment at which it was given up.
+    pub ended: Nanos,
+}
+
+/// The requests that ended within one second (see [`Recorder::take_full`]).
+#[derive(Clone, Debug, Default)]
+pub struct WindowRecord {
+    /// The number of the window: it starts this many seconds after the measured schedule.
+    pub number: u64,
+    /// Corrected latency.
+    pub corrected: Metric,
+    /// Uncorrected latency.
+    pub uncorrected: Metric,
+    /// Ended ok.
+    pub ok: u64,
+    /// Ended with an error.
+    pub error: u64,
+    /// Timed out or unfinished.
+    pub timeout: u64,
+    /// Requests under way or waiting when the window closed.
+    pub in_flight: u64,
+}
+
+impl WindowRecord {
+    /// Adds the same window of another worker.
+    pub fn merge(&mut self, other: &WindowRecord) {
+        self.corrected.merge(&other.corrected);
+        self.uncorrected.merge(&other.uncorrected);
+        self.ok += other.ok;
+        self.error += other.error;
+        self.timeout += other.timeout;
+        self.in_flight += other.in_flight;
+    }
+
+    fn clear(&mut self) {
+        self.corrected.clear();
+        self.uncorrected.clear();
+        (self.ok, self.error, self.timeout, self.in_flight) = (0, 0, 0, 0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ok + self.error + self.timeout == 0
+    }
+}
+
+/// Length of a window.
+pub const WINDOW: Nanos = SECOND;
+
+/// Corrected latencies grouped by *intended* time: what the slope of a growing backlog is fitted to.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    length: Nanos,
+    groups: Vec<Histogram<u64>>,
+}
+
+impl Groups {
+    /// Groups of `min(1 s, duration / 10)`, but not more than a hundred of them.
+    pub fn new(duration: Nanos) -> Self {
+        let length = SECOND.min(duration / 10).max(duration / 100).max(1);
+        Self { length, groups: Vec::new() }
+    }
+
+    fn record(&mut self, since_start: Nanos, latency: Nanos) {
+        let group = (since_start / self.length) as usize;
+        while self.groups.len() <= group.min(127) {
+            // Two digits and growing on demand: a median needs no more, and there are many of these.
+            self.groups.push(Histogram::new(2).expect("a constant precision"));
+        }
+        if let Some(histogram) = self.groups.get_mut(group) {
+            // It grows for any value: there is no error to lose.
+            _ = histogram.record(latency);
+        }
+    }
+
+    fn merge(&mut self, other: &Groups) {
+        for (i, histogram) in other.groups.iter().enumerate() {
+            match self.groups.get_mut(i) {
+                Some(mine) => mine.add(histogram).expect("an auto-resizing histogram takes any other"),
+                None => self.groups.push(histogram.clone()),
+            }
+        }
+    }
+
+    /// The medians as (seconds from the start, seconds of latency); empty groups are left out.
+    pub fn medians(&self) -> Vec<(f64, f64)> {
+        let middle = |i: usize| (i as f64 + 0.5) * self.length as f64 / 1e9;
+        (self.groups.iter().enumerate())
+            .filter(|(_, group)| !group.is_empty())
+            .map(|(i, group)| (middle(i), group.value_at_quantile(0.5) as f64 / 1e9))
+            .collect()
+    }
+}
+
+/// Everything a run records. One per worker; merged at the end. Its size does not depend on the length of the run.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    measured_start: Nanos,
+    /// Latency from the intended start; errors, timeouts and unfinished requests included.
+    pub corrected: Metric,
+    /// Latency from the connection.
+    pub uncorrected: Metric,
+    /// Corrected latency of those that ended ok.
+    pub corrected_ok: Metric,
+    /// Released minus intended.
+    pub send_lag: Metric,
+    /// Connection minus released.
+    pub pool_wait: Metric,
+    /// Time to establish a connection.
+    pub connect: Metric,
+    /// First byte minus connection.
+    pub first_byte: Metric,
+    /// Last byte minus first byte.
+    pub body: Metric,
+    /// Where every scheduled request ended.
+    pub counts: Counts,
+    /// Measured requests that got as far as a connection.
+    pub sent: u64,
+    /// Errors by class.
+    pub errors: BTreeMap<String, u64>,
+    /// Requests by name, when there are several.
+    pub requests: BTreeMap<String, u64>,
+    /// By intended time.
+    pub groups: Groups,
+    /// When the last measured request ended.
+    pub last_end: Nanos,
+    /// Uncorrected latencies of the very first requests, before any queue can have grown.
+    first: Vec<Nanos>,
+    limit: Option<Nanos>,
+    over_limit: u64,
+    window: WindowRecord,
+    full: Vec<WindowRecord>,
+    spare: Vec<WindowRecord>,
+}
+
+/// How many first requests tell the latency of the unloaded target.
+const FIRST: usize = 8;
+
+impl Recorder {
+    /// A recorder for a measured schedule that starts at `measured_start` and lasts `duration`. `limit`: latencies
+    /// above it are counted, for an early end of a trial that has already failed.
+    pub fn new(measured_start: Nanos, duration: Nanos, limit: Option<Nanos>) -> Self {
+        Self {
+            measured_start,
+            corrected: Metric::new(),
+            uncorrected: Metric::new(),
+            corrected_ok: Metric::new(),
+            send_lag: Metric::new(),
+            pool_wait: Metric::new(),
+            connect: Metric::new(),
+            first_byte: Metric::new(),
+            body: Metric::new(),
+            counts: Counts::default(),
+            sent: 0,
+            errors: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            groups: Groups::new(duration),
+            last_end: measured_start,
+            first: Vec::new(),
+            limit,
+            over_limit: 0,
+            window: WindowRecord::default(),
+            full: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// A request of the schedule became due and was released. The warm-up's are in no count.
+    pub fn released(&mut self, job: &Job) {
+        if job.measured {
+            self.counts.scheduled += 1;
+            self.send_lag.record(job.released - job.intended, job.index);
+        }
+    }
+
+    /// A connection was established in `ns`.
+    pub fn connected(&mut self, job: &Job, ns: Nanos) {
+        if job.measured {
+            self.connect.record(ns, job.index);
+        }
+    }
+
+    /// A request ended.
+    pub fn ended(&mut self, stamps: &Stamps, ending: &Ending) {
+        let Stamps { job, connected, first_byte, ended } = *stamps;
+        if let (Some(connected), Ending::Ok) = (connected, ending)
+            && self.first.len() < FIRST
+        {
+            self.first.push(ended.saturating_sub(connected));
+        }
+        if !job.measured {
+            return;
+        }
+        let latency = ended.saturating_sub(job.intended);
+        self.roll(ended);
+        match ending {
+            Ending::Ok => {
+                self.counts.ok += 1;
+                self.window.ok += 1;
+                self.corrected_ok.record(latency, job.index);
+            }
+            Ending::Error(class) => {
+                self.counts.error += 1;
+                self.window.error += 1;
+                match self.errors.get_mut(class.as_ref()) {
+                    Some(count) => *count += 1,
+                    None => _ = self.errors.insert(class.to_string(), 1),
+                }
+            }
+            Ending::Timeout => {
+                self.counts.timeout += 1;
+                self.window.timeout += 1;
+            }
+            Ending::Unfinished => {
+                self.counts.unfinished += 1;
+                self.window.timeout += 1;
+            }
+        }
+        let censored = matches!(ending, Ending::Timeout | Ending::Unfinished);
+        let put = |metric: &mut Metric, ns| {
+            if censored { metric.record_censored(ns, job.index) } else { metric.record(ns, job.index) }
+        };
+        put(&mut self.corrected, latency);
+        put(&mut self.window.corrected, latency);
+        self.groups.record(job.intended.saturating_sub(self.measured_start), latency);
+        if self.limit.is_some_and(|limit| latency > limit) {
+            self.over_limit += 1;
+        }
+        if let Some(connected) = connected {
+            self.sent += 1;
+            put(&mut self.uncorrected, ended.saturating_sub(connected));
+            put(&mut self.window.uncorrected, ended.saturating_sub(connected));
+            self.pool_wait.record(connected.saturating_sub(job.released), job.index);
+            if let Some(first_byte) = first_byte {
+                self.first_byte.record(first_byte.saturating_sub(connected), job.index);
+                if !censored {
+                    self.body.record(ended.saturating_sub(first_byte), job.index);
+                }
+            }
+        }
+        self.last_end = self.last_end.max(ended);
+    }
+
+    /// From the start of the measured schedule to the end of the last request.
+    pub fn took(&self) -> Nanos {
+        self.last_end.saturating_sub(self.measured_start)
+    }
+
+    /// How many requests have ended above the limit given to [`Recorder::new`].
+    pub fn over_limit(&self) -> u64 {
+        self.over_limit
+    }
+
+    /// The median latency of the unloaded target, once the first few requests have ended.
+    pub fn unloaded(&self) -> Option<Nanos> {
+        if self.first.len() < FIRST {
+            return None;
+        }
+        let mut first = self.first.clone();
+        first.sort_unstable();
+        Some(first[FIRST / 2])
+    }
+
+    /// Closes the current window when `now` lies beyond it.
+    pub fn roll(&mut self, now: Nanos) {
+        let number = now.saturating_sub(self.measured_start) / WINDOW;
+        if number > self.window.number {
+            self.close_window();
+            self.window.number = number;
+        }
+    }
+
+    /// Closes the current window whatever the time.
+    pub fn close_window(&mut self) {
+        if !self.window.is_empty() {
+            let fresh = self.spare.pop().unwrap_or_default();
+            self.full.push(std::mem::replace(&mut self.window, fresh));
+        }
+    }
+
+    /// A closed window, to be sent to whoever keeps them; give its memory back by [`Recorder::recycle`].
+    pub fn take_full(&mut self) -> Option<WindowRecord> {
+        if self.full.is_empty() { None } else { Some(self.full.remove(0)) }
+    }
+
+    /// Takes back the memory of a window.
+    pub fn recycle(&mut self, mut window: WindowRecord) {
+        window.clear();
+        self.spare.push(window);
+    }
+
+    /// Adds what another worker recorded of the same schedule (its closed windows excepted).
+    pub fn merge(&mut self, other: &Recorder) {
+        self.corrected.merge(&other.corrected);
+        self.uncorrected.merge(&other.uncorrected);
+        self.corrected_ok.merge(&other.corrected_ok);
+        self.send_lag.merge(&other.send_lag);
+        self.pool_wait.merge(&other.pool_wait);
+        self.connect.merge(&other.connect);
+        self.first_byte.merge(&other.first_byte);
+        self.body.merge(&other.body);
+        let (mine, theirs) = (&mut self.counts, other.counts);
+        mine.scheduled += theirs.scheduled;
+        mine.ok += theirs.ok;
+        mine.error += theirs.error;
+        mine.timeout += theirs.timeout;
+        mine.unfinished += theirs.unfinished;
+        mine.omitted += theirs.omitted;
+        self.sent += other.sent;
+        for (class, count) in &other.errors {
+            *self.errors.entry(class.clone()).or_default() += count;
+        }
+        for (name, count) in &other.requests {
+            *self.requests.entry(name.clone()).or_default() += count;
+        }
+        self.groups.merge(&other.groups);
+        self.last_end = self.last_end.max(other.last_end);
+        if self.first.is_empty() {
+            self.first.clone_from(&other.first);
+        }
+        self.over_limit += other.over_limit;
     }
 }
 
