@@ -16,6 +16,7 @@ pub mod engine;
 pub mod record;
 pub mod report;
 pub mod schedule;
+pub mod search;
 pub mod serve;
 pub mod testing;
 pub mod sim;

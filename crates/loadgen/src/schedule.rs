@@ -76,7 +76,11 @@ impl FromStr for Rate {
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-        if whole.is_empty() && fraction.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 9 {
+        if whole.is_empty() && fraction.is_empty()
+            || !digits(whole)
+            || !digits(fraction)
+            || fraction.len() > 9
+        {
             return Err(bad());
         }
         let num: u64 = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
@@ -145,7 +149,9 @@ impl Schedule {
     /// The requests of `share`, in order.
     pub fn cursor(&self, share: Share) -> Cursor {
         let stream = match self.arrival {
-            Arrival::Poisson(_, seed) => Some(Stream { rng: SmallRng::seed_from_u64(seed), at: 0.0, drawn: 0 }),
+            Arrival::Poisson(_, seed) => {
+                Some(Stream { rng: SmallRng::seed_from_u64(seed), at: 0.0, drawn: 0 })
+            }
             _ => None,
         };
         let mut cursor = Cursor { schedule: self.clone(), share, index: share.part, at: None, stream };
@@ -175,7 +181,9 @@ impl Schedule {
         match &self.arrival {
             Arrival::Constant(rate) | Arrival::Poisson(rate, _) => rate.per_second(),
             Arrival::Ramp(a, b) => (a.per_second() + b.per_second()) / 2.0,
-            Arrival::Steps(rates, _) => rates.iter().map(|r| r.per_second()).sum::<f64>() / rates.len().max(1) as f64,
+            Arrival::Steps(rates, _) => {
+                rates.iter().map(|r| r.per_second()).sum::<f64>() / rates.len().max(1) as f64
+            }
             Arrival::Trace(times) => times.len() as f64 * 1e9 / self.duration.max(1) as f64,
         }
     }
@@ -195,7 +203,9 @@ impl Schedule {
             Arrival::Constant(rate) | Arrival::Ramp(rate, _) => Arrival::Constant(*rate),
             // Another seed: the warm-up must not rehearse the measured gaps.
             Arrival::Poisson(rate, seed) => Arrival::Poisson(*rate, seed ^ 0x57a7_1c5e_ed00_0001),
-            Arrival::Steps(rates, _) => Arrival::Constant(rates.first().copied().unwrap_or(Rate { num: 1, den: 1 })),
+            Arrival::Steps(rates, _) => {
+                Arrival::Constant(rates.first().copied().unwrap_or(Rate { num: 1, den: 1 }))
+            }
             Arrival::Trace(_) => Arrival::Constant(Rate::approximate(self.mean_rate())),
         };
         Self { arrival, duration }
@@ -317,7 +327,12 @@ struct Timeline {
 
 impl Timeline {
     fn peek(&self) -> Option<Job> {
-        let job = |due: Due, start, measured| Job { index: due.index, intended: start + due.at, released: 0, measured };
+        let job = |due: Due, start, measured| Job {
+            index: due.index,
+            intended: start + due.at,
+            released: 0,
+            measured,
+        };
         (self.warm_up.peek().map(|due| job(due, self.start, false)))
             .or_else(|| self.measured.peek().map(|due| job(due, self.measured_start, true)))
     }
@@ -449,7 +464,10 @@ mod tests {
         let r = rate("700000");
         assert_eq!(r.at(700_000 * 3600), 3600 * SECOND);
         let truncated = SECOND / 700_000 * 700_000 * 3600;
-        assert!(truncated < 3600 * SECOND - SECOND, "the control, a truncated period, drifts by more than a second");
+        assert!(
+            truncated < 3600 * SECOND - SECOND,
+            "the control, a truncated period, drifts by more than a second"
+        );
     }
 
     /// A0: exactly ceil(R T) requests.
@@ -527,7 +545,11 @@ mod tests {
         let schedule = Schedule { arrival: Arrival::Ramp(rate("100"), rate("900")), duration: 10 * SECOND };
         let times: Vec<Due> = schedule.cursor(Share::ALL).collect();
         assert_eq!(times.len(), 5000);
-        assert_eq!(times.iter().filter(|due| due.at < 5 * SECOND).count(), 1500, "half a ramp is a quarter of its rise");
+        assert_eq!(
+            times.iter().filter(|due| due.at < 5 * SECOND).count(),
+            1500,
+            "half a ramp is a quarter of its rise"
+        );
     }
 
     #[test]

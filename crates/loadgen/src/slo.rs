@@ -18,7 +18,11 @@ impl Objective {
     /// The latency at the objective's percentile; `None` when nothing was recorded.
     pub fn latency(&self, metric: &Metric) -> Option<Nanos> {
         (metric.count() > 0).then(|| {
-            if self.percentile >= 100.0 { metric.max_ns() } else { metric.quantile_ns(self.percentile / 100.0) }
+            if self.percentile >= 100.0 {
+                metric.max_ns()
+            } else {
+                metric.quantile_ns(self.percentile / 100.0)
+            }
         })
     }
 
@@ -89,7 +93,8 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
         return reasons;
     }
     let lag = recorder.send_lag.quantile_ns(0.99);
-    let bears = lag_limit(objective.max_latency) + if objective.max_latency.is_none() { conduct.coalesce } else { 0 };
+    let bears =
+        lag_limit(objective.max_latency) + if objective.max_latency.is_none() { conduct.coalesce } else { 0 };
     if lag > bears {
         reasons.push(format!(
             "the generator was late: send lag p99 {:.3} ms, more than the {:.3} ms that this limit bears; give it a core of its own, more --threads, or a finer --pacer",
@@ -148,12 +153,19 @@ pub fn violations(recorder: &Recorder, objective: &Objective) -> Vec<String> {
     if let (Some(limit), Some(latency)) = (objective.max_latency, objective.latency(&recorder.corrected))
         && latency > limit
     {
-        let which = if objective.percentile >= 100.0 { "max".to_owned() } else { format!("p{}", objective.percentile) };
+        let which = if objective.percentile >= 100.0 {
+            "max".to_owned()
+        } else {
+            format!("p{}", objective.percentile)
+        };
         reasons.push(format!("latency {which} {:.3} s is above {:.3} s", seconds(latency), seconds(limit)));
     }
     let errors = error_ratio(recorder);
     if errors > objective.error_ratio {
-        reasons.push(format!("{:.4} of the requests did not end well, more than {}", errors, objective.error_ratio));
+        reasons.push(format!(
+            "{:.4} of the requests did not end well, more than {}",
+            errors, objective.error_ratio
+        ));
     }
     reasons
 }
@@ -180,7 +192,7 @@ pub fn judge(recorder: &Recorder, conduct: &Conduct, objective: &Objective, dura
     Judgement { verdict, reasons, latency, slope }
 }
 
-/// Well-answered requests a second, as a share of the offered ones. What a steady run still has under way when its
+/// Answered requests a second, as a share of the offered ones (errors have a budget of their own). What a steady run still has under way when its
 /// schedule ends is no loss: one unloaded latency is allowed for it.
 fn achieved_share(recorder: &Recorder, conduct: &Conduct, duration: Nanos) -> f64 {
     let counts = recorder.counts;
@@ -188,7 +200,7 @@ fn achieved_share(recorder: &Recorder, conduct: &Conduct, duration: Nanos) -> f6
         return 1.0;
     }
     let took = recorder.took().saturating_sub(2 * conduct.unloaded.unwrap_or(0)).max(duration);
-    counts.ok as f64 / counts.scheduled as f64 * duration as f64 / took as f64
+    (counts.ok + counts.error) as f64 / counts.scheduled as f64 * duration as f64 / took as f64
 }
 
 /// Theil-Sen: the median of the slopes between all pairs of points, which a stall of up to 29 % of them cannot move.
@@ -212,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_stall_does_not_move_the_slope_and_a_backlog_does() {
-        let flat: Vec<(f64, f64)> = (0..20).map(|i| (f64::from(i), if i == 7 || i == 8 { 2.0 } else { 0.01 })).collect();
+        let flat: Vec<(f64, f64)> =
+            (0..20).map(|i| (f64::from(i), if i == 7 || i == 8 { 2.0 } else { 0.01 })).collect();
         assert!(slope(&flat).unwrap().abs() < 1e-9);
         let growing: Vec<(f64, f64)> = (0..20).map(|i| (f64::from(i), 0.2 * f64::from(i))).collect();
         assert!((slope(&growing).unwrap() - 0.2).abs() < 1e-9);

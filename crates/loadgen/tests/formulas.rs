@@ -66,15 +66,27 @@ impl Case {
         assert_eq!(counts.scheduled, counts.ok + counts.error + counts.timeout + counts.unfinished, "A0");
         assert_eq!(recorder.corrected.count(), counts.scheduled, "A0: every scheduled request has a latency");
         if self.closed.is_none() {
-            assert_eq!(counts.scheduled, self.schedule().count_before(Nanos::MAX), "A0: the schedule decides the count");
+            assert_eq!(
+                counts.scheduled,
+                self.schedule().count_before(Nanos::MAX),
+                "A0: the schedule decides the count"
+            );
         }
         // A1, from the simulator's own integral: it counts from the release, so the send lag is the rest.
         let latency = recorder.corrected.sum_ns();
-        assert_eq!(seen.in_flight + recorder.send_lag.sum_ns(), latency, "A1: in flight over time is latency");
+        assert_eq!(
+            seen.in_flight + recorder.send_lag.sum_ns(),
+            latency,
+            "A1: in flight over time is latency"
+        );
         // A2, summed over all requests that got a connection and ended.
         if counts.timeout + counts.unfinished == 0 {
             let wait = recorder.send_lag.sum_ns() + recorder.pool_wait.sum_ns();
-            assert_eq!(latency - recorder.uncorrected.sum_ns(), wait, "A2: the difference is send lag and pool wait");
+            assert_eq!(
+                latency - recorder.uncorrected.sum_ns(),
+                wait,
+                "A2: the difference is send lag and pool wait"
+            );
         }
         recorder
     }
@@ -126,9 +138,9 @@ fn t1_holds(recorder: &Recorder, (mu, want_mean, above_2s, p99): (f64, f64, f64,
     let above = |x: f64| (s - x) / (t * (1.0 - rho));
     let within = |got: f64, want: f64, tolerance: f64| (got - want).abs() <= tolerance;
     within(max(recorder), s, 0.020 + 0.01 * s)
-        && [0.5, 1.0, 2.0, 4.0]
-            .iter()
-            .all(|x| within(recorder.corrected.share_above(nanos(*x)), above(*x), 2.0 / (r * t) + 0.03 * above(*x)))
+        && [0.5, 1.0, 2.0, 4.0].iter().all(|x| {
+            within(recorder.corrected.share_above(nanos(*x)), above(*x), 2.0 / (r * t) + 0.03 * above(*x))
+        })
         && within(recorder.corrected.share_above(2 * SECOND), above_2s, 0.001)
         && within(mean(recorder), want_mean, 0.05 * want_mean)
         && within(quantile(recorder, 0.99), p99, 0.01 * p99)
@@ -156,10 +168,15 @@ fn t1_controls_miss_it() {
     for row in T1 {
         for closed in [Closed::AsFastAsPossible, Closed::Paced] {
             let mut server = t1_server(if row.0 == 0.0 { 100_000.0 } else { row.0 });
-            let recorder = Case { closed: Some(closed), ..Case::new(1000.0, 60.0).connections(8) }.run(&mut server);
+            let recorder =
+                Case { closed: Some(closed), ..Case::new(1000.0, 60.0).connections(8) }.run(&mut server);
             assert!(!t1_holds(&recorder, row), "a closed loop ({closed:?}) must not pass T1");
             if closed == Closed::Paced {
-                assert!(recorder.counts.omitted > 5000, "it skipped the stall's starts: {:?}", recorder.counts);
+                assert!(
+                    recorder.counts.omitted > 5000,
+                    "it skipped the stall's starts: {:?}",
+                    recorder.counts
+                );
             }
         }
     }
@@ -210,7 +227,11 @@ fn t2_periodic_stalls() {
         let closed = Case { closed: Some(Closed::Paced), ..Case::new(1000.0, t).connections(4) };
         let stalls = (0..20).map(|i| (i * 5 * SECOND + SECOND, SECOND / 2)).collect();
         let control = closed.run(&mut Single::new(Service::Fixed(service)).stalling(stalls));
-        assert!(mean(&control) < 0.3 * mean(&recorder), "the closed-loop control misses it: {}", mean(&control));
+        assert!(
+            mean(&control) < 0.3 * mean(&recorder),
+            "the closed-loop control misses it: {}",
+            mean(&control)
+        );
     }
 }
 
@@ -261,7 +282,10 @@ fn t5_below_capacity_every_latency_is_the_service_time() {
     close("p99 - p50", quantile(&recorder, 0.99) - quantile(&recorder, 0.5), 0.0, 300e-6);
     let tokio = Case::new(997.0, 10.0).paced(&mut server(), &mut Millisecond);
     let raised = quantile(&tokio, 0.5) - quantile(&recorder, 0.5);
-    assert!(raised > 0.0008, "the control, a millisecond timer, raises the median by about a millisecond: {raised}");
+    assert!(
+        raised > 0.0008,
+        "the control, a millisecond timer, raises the median by about a millisecond: {raised}"
+    );
 }
 
 #[test]
@@ -303,10 +327,18 @@ fn t8_a_dead_server_leaves_its_requests_in_the_result() {
     assert!(max(&at_once) >= t - a - 0.001);
     let case = Case { grace: 0, timeout: 2 * SECOND, ..Case::new(r, t) };
     let timed = case.run(&mut server());
-    near("timeouts and unfinished", (timed.counts.timeout + timed.counts.unfinished) as f64, r * (t - a), 0.01);
+    near(
+        "timeouts and unfinished",
+        (timed.counts.timeout + timed.counts.unfinished) as f64,
+        r * (t - a),
+        0.01,
+    );
     assert!(max(&timed) >= 2.0);
     let control = Case { closed: Some(Closed::AsFastAsPossible), grace: 0, ..Case::new(r, t).connections(4) };
-    assert!(control.run(&mut server()).counts.unfinished <= 4, "a closed loop has four requests to show for it");
+    assert!(
+        control.run(&mut server()).counts.unfinished <= 4,
+        "a closed loop has four requests to show for it"
+    );
 }
 
 #[test]
@@ -317,7 +349,11 @@ fn t9_timeouts_run_from_the_intended_time() {
         let recorder = case.run(&mut t1_server(mu));
         let share = recorder.counts.timeout as f64 / recorder.counts.scheduled as f64;
         let bound = (s - tau) / (t * (1.0 - rho));
-        if rho == 0.0 { near("P(timeout)", share, bound, 0.05) } else { assert!(share <= bound * 1.05, "{share} > {bound}") }
+        if rho == 0.0 {
+            near("P(timeout)", share, bound, 0.05)
+        } else {
+            assert!(share <= bound * 1.05, "{share} > {bound}")
+        }
         assert!(recorder.corrected.max_ns() >= nanos(tau), "recorded at its age");
         let few = Case { timeout: nanos(tau), ..Case::new(1000.0, t).connections(4) };
         let few = few.run(&mut t1_server(mu));
@@ -345,7 +381,8 @@ fn t16_the_shares_of_a_run_add_up_to_it_bucket_by_bucket() {
     let case = Case { poisson: Some(5), ..Case::new(2000.0, 20.0) };
     // Parallel service: what one request takes does not depend on the others, so the split run is the same run.
     let server = || {
-        let stalled = |now: Nanos| if (5 * SECOND..6 * SECOND).contains(&now) { 6 * SECOND - now } else { now % 7919 };
+        let stalled =
+            |now: Nanos| if (5 * SECOND..6 * SECOND).contains(&now) { 6 * SECOND - now } else { now % 7919 };
         move |now: Nanos| Some((now + MS + stalled(now), loadgen::record::Ending::Ok))
     };
     let whole = case.run(&mut server());
@@ -384,7 +421,8 @@ fn t17_correction_after_the_fact_needs_a_loop_that_does_not_catch_up() {
     let skipping = Case { closed: Some(Closed::Paced), ..Case::new(1000.0, 60.0).connections(1) };
     let good = after_the_fact(&skipping.run(&mut server()));
     near("n without catch-up", good.len() as f64, 60_000.0, 0.001);
-    let above = |h: &hdrhistogram::Histogram<u64>| 1.0 - h.count_between(0, SECOND / 2) as f64 / h.len() as f64;
+    let above =
+        |h: &hdrhistogram::Histogram<u64>| 1.0 - h.count_between(0, SECOND / 2) as f64 / h.len() as f64;
     near("P(>0.5 s) without catch-up", above(&good), 0.05, 0.01);
     // A trace that catches up already holds every late request: correcting it counts the stall twice.
     let open = Case::new(1000.0, 60.0).run(&mut server());
