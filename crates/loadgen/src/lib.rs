@@ -18,6 +18,6 @@ pub mod report;
 pub mod schedule;
 pub mod search;
 pub mod serve;
-pub mod testing;
 pub mod sim;
 pub mod slo;
+pub mod testing;

@@ -174,6 +174,9 @@ impl Load {
     }
 }
 
+/// The last rate of the ramp that passed, and the first that failed.
+type Seed = (Option<f64>, Option<f64>);
+
 /// Why a search ends before it has found anything.
 enum Stop<E> {
     Limited(Vec<String>),
@@ -275,7 +278,7 @@ impl<T: Trial> Searcher<'_, T> {
     }
 
     /// Doubles from the lowest rate until a failure; (last pass, first failure) are a seed only.
-    fn ramp(&mut self) -> Result<(Option<f64>, Option<f64>), Stop<T::Error>> {
+    fn ramp(&mut self) -> Result<Seed, Stop<T::Error>> {
         let start = self.clamp(self.settings.min_rate.max(100.0));
         let length = |rate: f64| (20.0 / rate).clamp(1.0, self.settings.trial.max(1.0));
         let (mut low, mut rate) = (None, start);
