@@ -1,0 +1,36 @@
+//! What the runtime tells about itself, so that a demo can print it and a test can count it.
+
+/// One step of the runtime. The names are those of tasks: `main` for the future given to `block_on`, and what
+/// [`spawn_named`](crate::spawn_named) was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A new task was put into the run queue.
+    Spawn(&'static str),
+    /// A task's future is about to be polled.
+    Poll(&'static str),
+    /// The poll returned `Pending`.
+    Pending(&'static str),
+    /// The poll returned `Ready`; the task is over.
+    Ready(&'static str),
+    /// Somebody, on any thread, has called a task's waker.
+    Wake(&'static str),
+    /// The reactor or the timer has cloned the current task's waker, to call it later.
+    Keep,
+    /// The executor turns to the system.
+    Wait {
+        /// Nothing is queued: it will sleep. Otherwise it only looks.
+        idle: bool,
+    },
+    /// The system reported a descriptor as readable, writable, or both.
+    Event {
+        /// It can be read from, or has met its end or an error.
+        readable: bool,
+        /// It can be written to, or has met an error.
+        writable: bool,
+    },
+    /// A deadline has passed.
+    Fire,
+}
+
+/// A function that is told each [`Step`] as it happens, on the thread on which it happens. It must not use the runtime.
+pub type Observer = Box<dyn Fn(Step) + Send + Sync>;
