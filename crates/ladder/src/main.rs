@@ -1,0 +1,73 @@
+//! The tool over the ladder: `cargo ladder list`, `trace`, `check`, `compare`, `bench`, `diff`, `docs`.
+//!
+//! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
+
+mod bench;
+mod checkout;
+mod client;
+mod compare;
+mod diff;
+mod failure;
+mod list;
+mod load;
+mod names;
+mod process;
+mod server;
+mod strace;
+mod table;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use checkout::Checkout;
+use failure::{Failure, Result, note};
+
+/// Looks at the programs of echo-ladder side by side: their system calls, their speed, their sources.
+#[derive(Parser)]
+#[command(name = "ladder", bin_name = "cargo ladder", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The ladder: rung, program, what it waits in, the new idea, lines of code
+    List(list::Options),
+    /// The system calls of one program, poked by a fixed script of datagrams
+    Trace(trace::Options),
+    /// System calls per datagram of all echo servers, side by side; fails when the documentation's claims do
+    Compare(compare::Options),
+    /// CPU, echoes per second, round trips and memory of all echo servers, in interleaved rounds
+    Bench(bench::Options),
+    /// The sources of two programs, one against the other
+    Diff(diff::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            note(&format!("ladder: {failure}"));
+            match failure {
+                Failure::Failed(_) => ExitCode::from(1),
+                Failure::Usage(_) => ExitCode::from(2),
+            }
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    let checkout = Checkout::find()?;
+    match command {
+        Command::Diff(options) => diff::run(&checkout, options)?,
+        Command::List(options) => list::run(&checkout, options)?,
+        Command::Trace(options) => trace::run(&checkout, options)?,
+        Command::Bench(options) => return bench::run(&checkout, options),
+        Command::Compare(options) => return compare::run(&checkout, options),
+    }
+    Ok(ExitCode::SUCCESS)
+}
