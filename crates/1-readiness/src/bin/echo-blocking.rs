@@ -46,6 +46,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     Ok(())
 }
 
+// region: receive
 /// One datagram from the socket into the queue. Sleeps until there is one.
 fn receive(
     socket: &UdpSocket,
@@ -68,7 +69,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// The datagram from the queue into the socket. Sleeps while the socket takes none.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -84,3 +87,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

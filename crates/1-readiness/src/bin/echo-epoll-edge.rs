@@ -33,10 +33,12 @@ fn main() -> ExitCode {
 fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
     // Edge-triggered reads go on until they would block, so a blocking socket would hang them.
     socket.set_nonblocking(true)?;
+    // region: register
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut registered = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
     epoll.add(socket, EpollEvent::new(registered, SOCKET))?;
     epoll.add(service.signals(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+    // endregion: register
     let mut events = [EpollEvent::empty(); 2];
     // There may be more to read: set by an edge, cleared by nothing but would-block.
     let mut readable = false;
@@ -88,6 +90,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &UdpSocket,
@@ -108,7 +111,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -124,3 +129,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

@@ -33,10 +33,12 @@ fn main() -> ExitCode {
 fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
     // Ready is a hint: a datagram with a bad checksum is gone by the time it is read.
     socket.set_nonblocking(true)?;
+    // region: register
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut registered = EpollFlags::EPOLLIN;
     epoll.add(socket, EpollEvent::new(registered, SOCKET))?;
     epoll.add(service.signals(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+    // endregion: register
     let mut events = [EpollEvent::empty(); 2];
     // region: wait
     while service.serving(queue) {
@@ -76,6 +78,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &UdpSocket,
@@ -96,7 +99,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -112,3 +117,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

@@ -65,6 +65,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &UdpSocket,
@@ -85,7 +86,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -101,3 +104,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

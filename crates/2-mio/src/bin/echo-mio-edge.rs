@@ -35,12 +35,14 @@ fn main() -> ExitCode {
 fn run(socket: &std::net::UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
     // Edge-triggered reads go on until they would block, so a blocking socket would hang them.
     socket.set_nonblocking(true)?;
+    // region: register
     let socket = &mut UdpSocket::from_std(socket.try_clone()?);
     let mut poll = Poll::new()?;
     let mut registered = Interest::READABLE;
     poll.registry().register(socket, SOCKET, registered)?;
     let signals = service.signals().as_raw_fd();
     poll.registry().register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)?;
+    // endregion: register
     let mut events = Events::with_capacity(2);
     // There may be more to read: set by an edge, cleared by nothing but would-block.
     let mut readable = false;
@@ -95,6 +97,7 @@ fn run(socket: &std::net::UdpSocket, queue: &mut DatagramQueue, service: &mut Se
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &UdpSocket,
@@ -115,7 +118,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -131,3 +136,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

@@ -55,12 +55,14 @@ fn run(
 ) -> io::Result<()> {
     // Ready is a hint: a datagram with a bad checksum is gone by the time it is read.
     socket.set_nonblocking(true)?;
+    // region: register
     let socket = &mut UdpSocket::from_std(socket.try_clone()?);
     let mut poll = Poll::new()?;
     let mut registered = Interest::READABLE;
     poll.registry().register(socket, SOCKET, registered)?;
     let signals = service.signals().as_raw_fd();
     poll.registry().register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)?;
+    // endregion: register
     let mut events = Events::with_capacity(2);
     // region: wait
     while service.serving(queue) {
@@ -112,6 +114,7 @@ fn run(
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &mut UdpSocket,
@@ -134,7 +137,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
@@ -150,3 +155,4 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush

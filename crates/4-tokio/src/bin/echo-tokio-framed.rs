@@ -67,6 +67,7 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>) -
     until_signal(echo, shared, &stop).await
 }
 
+// region: receive
 /// Stream into channel. A place in the channel comes first: what cannot be queued is not received.
 async fn receive(
     socket: Rc<UdpSocket>,
@@ -109,7 +110,9 @@ async fn receive(
         }
     }
 }
+// endregion: receive
 
+// region: flush
 /// Channel into sink, until the reader has gone and the channel is empty.
 async fn flush(
     socket: Rc<UdpSocket>,
@@ -147,7 +150,9 @@ async fn flush(
     }
     Ok(())
 }
+// endregion: flush
 
+// region: codec
 /// A frame is a whole datagram, an empty one too.
 #[derive(Default)]
 struct DatagramCodec {
@@ -180,3 +185,4 @@ impl Encoder<Bytes> for DatagramCodec {
         Ok(())
     }
 }
+// endregion: codec

@@ -81,6 +81,7 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>, t
     until_signal(echo, shared, &stop).await
 }
 
+// region: receive
 /// Socket into channel. A place in the channel comes first: what cannot be queued is not received.
 async fn receive(
     socket: Rc<UdpSocket>,
@@ -123,7 +124,9 @@ async fn receive(
         }
     }
 }
+// endregion: receive
 
+// region: flush
 /// Channel into socket, until the reader has gone and the channel is empty.
 async fn flush(
     socket: Rc<UdpSocket>,
@@ -155,3 +158,4 @@ async fn flush(
     }
     Ok(())
 }
+// endregion: flush

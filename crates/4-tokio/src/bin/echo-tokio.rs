@@ -93,6 +93,7 @@ impl Future for Echo<'_> {
 }
 // endregion: wait
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
     socket: &UdpSocket,
@@ -121,7 +122,9 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
 fn flush(
     socket: &UdpSocket,
@@ -146,3 +149,4 @@ fn flush(
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush
