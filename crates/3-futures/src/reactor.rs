@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::ops::BitOr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -28,11 +27,13 @@ pub(crate) struct Reactor {
     next: usize,
 }
 
-/// One direction of a descriptor, or both.
+/// Which directions of a descriptor to wait for: whichever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    read: bool,
-    write: bool,
+    /// Wait for something to read.
+    pub read: bool,
+    /// Wait for room to write.
+    pub write: bool,
 }
 
 impl Interest {
@@ -40,13 +41,6 @@ impl Interest {
     pub const READ: Self = Self { read: true, write: false };
     /// Room for more, or an error.
     pub const WRITE: Self = Self { read: false, write: true };
-}
-
-impl BitOr for Interest {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self { read: self.read | other.read, write: self.write | other.write }
-    }
 }
 
 /// What is known of one descriptor.
@@ -140,13 +134,13 @@ fn ask(poll: &mio::Poll, source: &Source, write: bool) -> io::Result<()> {
 }
 
 /// A descriptor in the reactor of the current runtime, until it is dropped.
-pub struct Registration<S: AsRawFd> {
+pub struct Registration<S: AsFd> {
     descriptor: S,
     source: Rc<Source>,
     runtime: Rc<Inner>,
 }
 
-impl<S: AsRawFd> Registration<S> {
+impl<S: AsFd> Registration<S> {
     /// Registers `descriptor`, which must be non-blocking.
     ///
     /// Until the system has said so it counts as not readable; until a try has met would-block it counts as writable.
@@ -163,7 +157,7 @@ impl<S: AsRawFd> Registration<S> {
         let source = {
             let reactor = &mut *runtime.reactor.borrow_mut();
             let source = Rc::new(Source {
-                descriptor: descriptor.as_raw_fd(),
+                descriptor: descriptor.as_fd().as_raw_fd(),
                 token: Token(reactor.next),
                 read: Direction::new(false),
                 write: Direction::new(true),
@@ -261,7 +255,7 @@ impl<S: AsRawFd> Registration<S> {
     }
 }
 
-impl<S: AsRawFd> Drop for Registration<S> {
+impl<S: AsFd> Drop for Registration<S> {
     fn drop(&mut self) {
         let reactor = &mut *self.runtime.reactor.borrow_mut();
         reactor.sources.remove(&self.source.token);
@@ -270,7 +264,7 @@ impl<S: AsRawFd> Drop for Registration<S> {
     }
 }
 
-impl<S: AsRawFd + fmt::Debug> fmt::Debug for Registration<S> {
+impl<S: AsFd + fmt::Debug> fmt::Debug for Registration<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Registration").field(&self.descriptor).finish()
     }
