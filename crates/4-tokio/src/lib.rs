@@ -1,6 +1,9 @@
 //! What the tokio rungs share and none of them teaches: signals, the last call, counters that two tasks
-//! use, the queue's policy where the queue is a channel, and buffers that come back.
+//! use, the queue's policy where the queue is a channel, and buffers that come back. The demos with many
+//! sockets share [`multisocket`].
 #![forbid(unsafe_code)]
+
+pub mod multisocket;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -17,18 +20,29 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
+/// Takes SIGINT and SIGTERM, from now on. The future completes when one has come since.
+///
+/// # Errors
+///
+/// When tokio cannot take the signals.
+pub fn take_signals() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
 /// Completes when SIGINT or SIGTERM has come since the first poll.
 ///
 /// # Errors
 ///
 /// When tokio cannot take the signals.
 pub async fn first_signal() -> io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    take_signals()?.await;
     Ok(())
 }
 

@@ -154,6 +154,21 @@ impl Running {
         kill(self.pid, signal).expect("the program is there to be signalled");
     }
 
+    /// Stops the program with SIGSTOP, and returns when it stands still.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGSTOP);
+        let start = Instant::now();
+        let stopped = || {
+            let state = fs::read_to_string(format!("/proc/{}/stat", self.pid)).expect("the program is there");
+            // The state follows the name, which stands in brackets and may hold anything.
+            state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        while !stopped() {
+            assert!(start.elapsed() < DEADLINE, "SIGSTOP stops nothing");
+            thread::yield_now();
+        }
+    }
+
     /// Sends SIGINT and waits for the end.
     pub fn interrupt(mut self) -> Ended {
         self.signal(Signal::SIGINT);

@@ -1,0 +1,268 @@
+//! What the demos with many sockets share: the sockets, one future for each, and the count of its polls.
+//! How these futures are put together is what each demo shows.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{self, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread;
+
+use echo_service::demo::{self, Demo};
+use echo_service::{Signals, refusal};
+use serde::Serialize;
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use tokio::task::{unconstrained, yield_now};
+
+use crate::take_signals;
+
+/// Datagrams that a future handles before it lets its neighbours have a turn.
+const BUDGET: usize = 32;
+
+#[derive(clap::Args)]
+struct Flags {
+    /// How many sockets to open
+    #[arg(long, value_name = "N", default_value = "10", value_parser = demo::positive)]
+    sockets: usize,
+
+    /// Port of the first socket, the others follow; 0 lets the kernel choose it
+    #[arg(long, value_name = "PORT", default_value = "2000")]
+    base_port: u16,
+
+    /// Poke itself: N datagrams to the sockets in turn, each after the echo of the last; then end
+    #[arg(long, value_name = "N", value_parser = demo::positive)]
+    poke: Option<usize>,
+}
+
+/// Many sockets on consecutive ports of 127.0.0.1, and what is counted about them.
+#[derive(Debug)]
+pub struct ManySockets {
+    sockets: Mutex<Vec<net::UdpSocket>>,
+    addresses: Vec<SocketAddr>,
+    poke: Option<usize>,
+    state: Arc<State>,
+    /// Kept for the second signal, which ends the program at once.
+    _signals: Signals,
+}
+
+/// What the futures count and print with.
+#[derive(Debug)]
+struct State {
+    demo: Demo,
+    datagrams: AtomicU64,
+    /// By socket.
+    polls: Vec<AtomicU64>,
+}
+
+/// What happened, as text and as JSON.
+#[derive(Serialize)]
+struct Summary {
+    program: &'static str,
+    sockets: usize,
+    datagrams: u64,
+    /// How often each socket's future was polled, in the order of the sockets.
+    polls: Vec<u64>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, sockets, datagrams, polls } = self;
+        let total: u64 = polls.iter().sum();
+        write!(f, "{program}: {sockets} sockets, {datagrams} datagrams, {total} polls")?;
+        if *datagrams > 0 {
+            write!(f, ": {:.1} a datagram", total as f64 / *datagrams as f64)?;
+        }
+        write!(f, "\n  polls of each")?;
+        polls.iter().try_for_each(|count| write!(f, " {count}"))
+    }
+}
+
+impl ManySockets {
+    /// Reads the command line of `program`, binds the sockets and takes the signals. Wrong usage ends the
+    /// program with status 2, a failure with status 1.
+    pub fn open(program: &'static str, about: &'static str) -> Self {
+        let (demo, Flags { sockets: count, base_port, poke }) = Demo::parse::<Flags>(program, about);
+        if usize::from(base_port) + count > 65_536 {
+            demo.wrong_usage(format_args!(
+                "--sockets {count} from --base-port {base_port} on would pass port 65535: lower one of them"
+            ));
+        }
+        let sockets = bind(&demo, count, base_port);
+        let addresses = sockets.iter().map(|socket| socket.local_addr()).collect::<io::Result<_>>();
+        let addresses = addresses
+            .unwrap_or_else(|error| demo.fail(format_args!("a socket has lost its address: {error}")));
+        let _signals = demo.signals();
+        let polls = (0..count).map(|_| AtomicU64::new(0)).collect();
+        let state = Arc::new(State { demo, datagrams: AtomicU64::new(0), polls });
+        Self { sockets: Mutex::new(sockets), addresses, poke, state, _signals }
+    }
+
+    /// One future for each socket, in their order: it echoes, and never completes. A second call finds no
+    /// sockets left.
+    ///
+    /// # Errors
+    ///
+    /// When tokio cannot register a socket.
+    pub fn futures(&self) -> io::Result<Vec<Echo>> {
+        let sockets = std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner));
+        let echo = |(index, (socket, address)): (usize, (net::UdpSocket, &SocketAddr))| {
+            socket.set_nonblocking(true)?;
+            let state = Arc::clone(&self.state);
+            let future = echo(UdpSocket::from_std(socket)?, *address, index, Arc::clone(&state));
+            // tokio's own budget is one for the whole task: with all futures in one task, the first busy
+            // socket would use it up in every round, and the others would starve. Ours is one a future.
+            Ok(Echo { future: Box::pin(unconstrained(future)), index, state })
+        };
+        sockets.into_iter().zip(&self.addresses).enumerate().map(echo).collect()
+    }
+
+    /// Greets, and completes when a signal comes or all pokes are answered.
+    ///
+    /// # Errors
+    ///
+    /// When tokio cannot take the signals, or a poke fails.
+    pub async fn ended(&self) -> io::Result<()> {
+        let signals = take_signals()?;
+        let first = self.addresses[0];
+        let range = match &self.addresses[1..] {
+            [] => first.to_string(),
+            [.., last] => format!("{first} to {last}"),
+        };
+        self.state.demo.greet(format_args!(
+            "listening on {range}  (try: nc -u {} {})",
+            first.ip(),
+            first.port()
+        ));
+        let poked = self.poke.map(|count| {
+            let (done, poked) = oneshot::channel();
+            let addresses = self.addresses.clone();
+            thread::spawn(move || {
+                // Nobody listens any more after a signal.
+                let _ = done.send(poke(&addresses, count));
+            });
+            poked
+        });
+        let poked = async {
+            match poked {
+                Some(poked) => {
+                    poked.await.unwrap_or_else(|_| Err(io::Error::other("the poking thread panicked")))
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = signals => Ok(()),
+            outcome = poked => outcome,
+        }
+    }
+
+    /// Prints the summary, and one line on stderr if `outcome` is an error.
+    pub fn finish(&self, outcome: io::Result<()>) -> ExitCode {
+        let State { demo, datagrams, polls } = &*self.state;
+        demo.mark("shutdown");
+        demo.finish(&Summary {
+            program: demo.program(),
+            sockets: self.addresses.len(),
+            datagrams: datagrams.load(Ordering::Relaxed),
+            polls: polls.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+        });
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => demo.fail(format_args!("stopped serving: {error}")),
+        }
+    }
+}
+
+/// Binds `count` sockets to consecutive ports from `base` on.
+fn bind(demo: &Demo, count: usize, base: u16) -> Vec<net::UdpSocket> {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if base > 0 {
+        return (0..count).map(|index| demo.bind_udp(local(base + index as u16)).0).collect();
+    }
+    // The kernel chooses the first; should a neighbour's port be taken, let it choose again.
+    let attempt = || -> io::Result<Vec<_>> {
+        let first = net::UdpSocket::bind(local(0))?;
+        let base = first.local_addr()?.port();
+        let others = (1..count).map(|index| match u16::try_from(usize::from(base) + index) {
+            Ok(port) => net::UdpSocket::bind(local(port)),
+            Err(_) => Err(ErrorKind::AddrInUse.into()),
+        });
+        std::iter::once(Ok(first)).chain(others).collect()
+    };
+    for _ in 0..100 {
+        match attempt() {
+            Ok(sockets) => return sockets,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => demo.fail(format_args!(
+                "cannot open {count} sockets: {error}; ask for fewer with --sockets, or see `ulimit -n`"
+            )),
+        }
+    }
+    demo.fail(format_args!("found no {count} free ports in a row: choose them with --base-port"))
+}
+
+/// Sends `count` datagrams to `addresses` in turn, each after the echo of the last.
+fn poke(addresses: &[SocketAddr], count: usize) -> io::Result<()> {
+    let client = net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    for address in addresses.iter().cycle().take(count) {
+        client.send_to(b"poke", address)?;
+        while client.recv_from(&mut [0; 4])?.1 != *address {}
+    }
+    Ok(())
+}
+
+/// A future that counts its polls, and marks them in the trace.
+pub struct Echo {
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    index: usize,
+    state: Arc<State>,
+}
+
+impl Future for Echo {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let index = self.index;
+        self.state.polls[index].fetch_add(1, Ordering::Relaxed);
+        self.state.demo.mark_of("poll", format_args!("socket-{index}"));
+        let result = self.future.as_mut().poll(cx);
+        let what = if result.is_ready() { "ready" } else { "pending" };
+        self.state.demo.mark_of(what, format_args!("socket-{index}"));
+        result
+    }
+}
+
+/// Echoes what comes in on one socket, and prints a line for each datagram.
+async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<State>) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        for _ in 0..BUDGET {
+            let (bytes, peer) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                // What the network causes is no reason to stop; the budget keeps it from spinning.
+                Err(error) => {
+                    state.demo.log(format_args!("socket {index}: the receive failed: {error}"));
+                    continue;
+                }
+            };
+            state.datagrams.fetch_add(1, Ordering::Relaxed);
+            let polls = state.polls[index].load(Ordering::Relaxed);
+            let line =
+                format!("socket {index} (port {}): {bytes} bytes from {peer}, in poll {polls}", local.port());
+            if let Some(reason) = refusal(peer, local) {
+                state.demo.say(format_args!("{line}, refused: {}", reason.key()));
+                continue;
+            }
+            state.demo.say(line);
+            if let Err(error) = socket.send_to(&buffer[..bytes], peer).await {
+                // This datagram is lost; the next one has another receiver.
+                state.demo.log(format_args!("socket {index}: the send failed: {error}"));
+            }
+        }
+        yield_now().await;
+    }
+}
