@@ -171,7 +171,7 @@ fn is_stale(binary: &Path) -> bool {
 }
 
 /// Reads every `crates/*/src/bin/*.rs` and `crates/*/src/main.rs`. Order: the number of the folder, then the
-/// number of the page in `docs/`, then the name.
+/// number of the page in `docs/`, then the contract's table of rungs, then the name.
 fn programs(root: &Path) -> Result<Vec<Program>> {
     let pages = pages(root);
     let mut found = Vec::new();
@@ -198,12 +198,9 @@ fn programs(root: &Path) -> Result<Vec<Program>> {
     let number =
         |layer: &str| layer.split('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(u32::MAX);
     found.sort_by_cached_key(|program: &Program| {
-        (
-            number(&program.layer),
-            program.layer.clone(),
-            program.rung.unwrap_or(u32::MAX),
-            program.name.clone(),
-        )
+        let place = echo_contract::RUNGS.iter().position(|rung| rung.name == program.name);
+        let page = program.rung.unwrap_or(if place.is_some() { 0 } else { u32::MAX });
+        (number(&program.layer), program.layer.clone(), page, place, program.name.clone())
     });
     Ok(found)
 }

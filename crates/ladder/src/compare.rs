@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use echo_contract::Trigger;
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Profile};
@@ -241,12 +242,15 @@ enum Kind {
 }
 
 fn kind(program: &str) -> Kind {
-    match program {
-        "echo-blocking" => Kind::Blocking,
-        "echo-select" | "echo-poll" | "echo-epoll-level" => Kind::Level,
-        "echo-mio-level" => Kind::MioLevel,
-        "echo-epoll-edge" | "echo-mio-edge" => Kind::Edge,
-        _ => Kind::Other,
+    let Some(rung) = echo_contract::find(program) else { return Kind::Other };
+    match rung.trigger {
+        // It makes a level of its edges, and pays for it.
+        _ if program == "echo-mio-level" => Kind::MioLevel,
+        // A runtime waits as it likes.
+        _ if !rung.waits_itself => Kind::Other,
+        Trigger::Blocking => Kind::Blocking,
+        Trigger::Level => Kind::Level,
+        Trigger::Edge => Kind::Edge,
     }
 }
 

@@ -84,7 +84,6 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<()> {
 
 /// The table of the README: the echo servers with links to their pages and sources. `to_root` leads from the
 /// page to the top of the checkout (`""` or `"../"`).
-#[expect(dead_code, reason = "the documentation's table follows")]
 pub fn ladder_table(checkout: &Checkout, rows: &[compare::Row], to_root: &str) -> String {
     let mut table = Table::new(["rung", "waits in", "new idea", "calls per datagram", "lines"], 3);
     for program in checkout.programs.iter().filter(|program| program.is_echo()) {

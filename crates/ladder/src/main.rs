@@ -3,10 +3,12 @@
 //! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
 
 mod bench;
+mod check;
 mod checkout;
 mod client;
 mod compare;
 mod diff;
+mod docs;
 mod failure;
 mod list;
 mod load;
@@ -38,15 +40,21 @@ enum Command {
     List(list::Options),
     /// The system calls of one program, poked by a fixed script of datagrams
     Trace(trace::Options),
+    /// The contract, asked of one echo server: one of ours, or anybody's in any language
+    Check(check::Options),
     /// System calls per datagram of all echo servers, side by side; fails when the documentation's claims do
     Compare(compare::Options),
     /// CPU, echoes per second, round trips and memory of all echo servers, in interleaved rounds
     Bench(bench::Options),
     /// The sources of two programs, one against the other
     Diff(diff::Options),
+    /// Records the blocks of README.md and docs/ anew, or checks that they hold
+    Docs(docs::Options),
 }
 
 fn main() -> ExitCode {
+    // `check` starts this tool again for what needs a network of its own.
+    echo_contract::enter_private_network();
     let cli = Cli::parse();
     match run(&cli.command) {
         Ok(code) => code,
@@ -67,6 +75,8 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::List(options) => list::run(&checkout, options)?,
         Command::Trace(options) => trace::run(&checkout, options)?,
         Command::Bench(options) => return bench::run(&checkout, options),
+        Command::Check(options) => return check::run(&checkout, options),
+        Command::Docs(options) => return docs::run(&checkout, options),
         Command::Compare(options) => return compare::run(&checkout, options),
     }
     Ok(ExitCode::SUCCESS)

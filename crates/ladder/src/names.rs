@@ -10,6 +10,7 @@ use crate::strace::{Call, Event};
 
 static SOCKADDR: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\{sa_family=AF_INET6?, sin6?_port=htons\((\d+)\)[^}]*\}"));
+static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:127\.0\.0\.1|\[::1\]):(\d+)"));
 static POINTER: LazyLock<Regex> = LazyLock::new(|| pattern(r"0x[0-9a-f]{5,}"));
 static POLL_FD: LazyLock<Regex> = LazyLock::new(|| pattern(r"fd=(-?\d+)"));
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d+"));
@@ -18,8 +19,8 @@ static EPOLL_DATA: LazyLock<Regex> = LazyLock::new(|| {
 });
 static NAME_LENGTH: LazyLock<Regex> = LazyLock::new(|| pattern(r"msg_namelen=\d+(?: ?=> ?\d+)?, "));
 
-/// A pattern of this file; each is compiled by the tests.
-fn pattern(text: &str) -> Regex {
+/// A constant pattern; the tests compile each of them.
+pub fn pattern(text: &str) -> Regex {
     match Regex::new(text) {
         Ok(regex) => regex,
         Err(error) => unreachable!("a constant pattern does not compile: {error}"),
@@ -342,7 +343,9 @@ impl Names {
         if name == "pipe2" || name == "socketpair" {
             args.clear();
         }
-        let args: Vec<String> = args.iter().map(|arg| self.plain(arg)).collect();
+        let prints = name == "write" && args.first().is_some_and(|fd| fd == "stdout" || fd == "stderr");
+        let args: Vec<String> =
+            args.iter().map(|arg| if prints { self.printed(arg) } else { self.plain(arg) }).collect();
         let mut line = format!("{name}({})", args.join(", "));
         match (&call.errno, call.value) {
             (Some(errno), _) => line.push_str(&format!(" = -1 {errno}")),
@@ -394,6 +397,16 @@ impl Names {
         NUMBER
             .replace_all(text, |found: &Captures| {
                 found[0].parse().map_or_else(|_| found[0].to_string(), |number| self.descriptor(number))
+            })
+            .into_owned()
+    }
+
+    /// What a program prints, with the addresses in it by name.
+    fn printed(&self, text: &str) -> String {
+        ADDRESS
+            .replace_all(text, |found: &Captures| {
+                let name = found[1].parse().ok().and_then(|port: u16| self.ports.get(&port));
+                name.cloned().unwrap_or_else(|| found[0].to_string())
             })
             .into_owned()
     }
@@ -557,6 +570,12 @@ mod tests {
         let second = "7 socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP) = 11
             7 recvfrom(11, \"\", 10, 0, NULL, NULL) = 0";
         assert_eq!(last(&format!("{START}{second}")), "recvfrom(socket-2, \"\", 10, 0, NULL) = 0");
+    }
+
+    #[test]
+    fn a_printed_address_has_its_name() {
+        let print = "7 write(1, \"5 bytes from 127.0.0.1:40000\\n\", 29) = 29";
+        assert_eq!(last(&format!("{START}{print}")), "write(stdout, \"5 bytes from client-1\\n\", 29) = 29");
     }
 
     #[test]

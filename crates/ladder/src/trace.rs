@@ -207,6 +207,10 @@ fn tells(event: &Event, alone: bool) -> bool {
     if call.interrupted() || is_housekeeping(call.common_name()) {
         return false;
     }
+    // The C library prepares its own signals when it starts a thread.
+    if call.name == "rt_sigaction" {
+        return is_set_up(call);
+    }
     // A program that ends by itself is shown from its first line; what the loader and the C library do there is
     // no part of the story, nor is what it prints.
     !alone

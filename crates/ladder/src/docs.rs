@@ -1,0 +1,425 @@
+//! `ladder docs`: the recorded blocks of README.md and docs/, made from running the programs.
+//!
+//! A block stands between two comments at the beginning of a line, `<!-- ladder: KIND ARGS -->` and
+//! `<!-- ladder: end -->`. Nothing between them is typed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use regex::{Captures, Regex};
+
+use crate::checkout::Checkout;
+use crate::compare::{self, Row};
+use crate::failure::{Context, Failure, Result, failed, note, print, usage};
+use crate::names::pattern;
+use crate::server::{self, PATIENCE};
+use crate::{diff, list, trace};
+
+/// Options of `ladder docs`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Options {
+    /// Write nothing; fail when a recorded block differs from what the programs do now
+    #[arg(long)]
+    pub check: bool,
+    /// Pages to look at; README.md and all of docs/ when none is named
+    pub pages: Vec<PathBuf>,
+}
+
+/// Runs `ladder docs`: exit code 1 when `--check` finds drift.
+pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
+    let pages = pages(checkout, &options.pages)?;
+    let mut recorder = Recorder { checkout, rows: None, again: !options.check };
+    let mut drifted = Vec::new();
+    for page in pages {
+        let name = page.strip_prefix(&checkout.root).unwrap_or(&page).display().to_string();
+        let old = fs::read_to_string(&page).context(|| format!("read {name}"))?;
+        let to_root = if name.contains('/') { "../" } else { "" };
+        let new = rewrite(&old, |block| recorder.record(block, to_root))
+            .map_err(|failure| Failure::Failed(format!("{name}: {failure}")))?;
+        if new == old {
+            continue;
+        }
+        if options.check {
+            print(&diff::unified(&name, &format!("{name} (recorded now)"), &old, &new));
+            drifted.push(name);
+        } else {
+            fs::write(&page, new).context(|| format!("write {name}"))?;
+            note(&format!("ladder: {name} recorded anew"));
+        }
+    }
+    if drifted.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    note(&format!(
+        "ladder: {} no longer what the programs do; if the programs are right, mend the pages with: cargo ladder docs {}",
+        if drifted.len() == 1 { "a recorded block is" } else { "recorded blocks are" },
+        drifted.join(" ")
+    ));
+    Ok(ExitCode::from(1))
+}
+
+/// The pages named, or README.md and everything in docs/.
+fn pages(checkout: &Checkout, named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if !named.is_empty() {
+        // A page is named from where the reader stands, or from the top of the checkout.
+        return named
+            .iter()
+            .map(|page| match (page.is_file(), checkout.root.join(page)) {
+                (true, _) => page.canonicalize().context(|| format!("find {}", page.display())),
+                (false, below) if below.is_file() => Ok(below),
+                _ => usage(format!("there is no page {}", page.display())),
+            })
+            .collect();
+    }
+    let mut pages = vec![checkout.root.join("README.md")];
+    if let Ok(entries) = fs::read_dir(checkout.root.join("docs")) {
+        pages.extend(entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md") && page.is_file());
+    pages.sort();
+    Ok(pages)
+}
+
+/// The opening comment of a block: its kind and its arguments.
+struct Block<'a> {
+    kind: &'a str,
+    args: Vec<&'a str>,
+    /// All of it, for messages.
+    whole: &'a str,
+}
+
+/// Replaces the contents of every block by what `record` returns for it.
+fn rewrite(text: &str, mut record: impl FnMut(&Block) -> Result<String>) -> Result<String> {
+    let mut out = String::new();
+    let mut lines = text.lines().enumerate();
+    let mut fence: Option<&str> = None;
+    while let Some((number, line)) = lines.next() {
+        out.push_str(line);
+        out.push('\n');
+        // A comment inside a fenced block is an example of one.
+        if let Some(open) = fence {
+            if line.trim_end() == open {
+                fence = None;
+            }
+            continue;
+        }
+        fence = ["```", "~~~"].into_iter().find(|mark| line.starts_with(mark));
+        let Some(words) = marker(line) else { continue };
+        if words == "end" {
+            return failed(format!("line {}: `ladder: end` closes no block", number + 1));
+        }
+        let mut split = words.split_ascii_whitespace();
+        let block = Block { kind: split.next().unwrap_or_default(), args: split.collect(), whole: words };
+        let closed = lines.any(|(_, line)| marker(line) == Some("end"));
+        if !closed {
+            return failed(format!("line {}: no `<!-- ladder: end -->` closes `{words}`", number + 1));
+        }
+        let recorded = record(&block)
+            .map_err(|failure| Failure::Failed(format!("line {} (`{words}`): {failure}", number + 1)))?;
+        out.push_str(&recorded);
+        out.push_str("<!-- ladder: end -->\n");
+    }
+    Ok(out)
+}
+
+/// The words of a comment of ours.
+fn marker(line: &str) -> Option<&str> {
+    Some(line.trim_end().strip_prefix("<!-- ladder:")?.strip_suffix("-->")?.trim())
+}
+
+/// Options of other subcommands, as they stand in a marker.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct TraceWords {
+    #[command(flatten)]
+    options: trace::Options,
+}
+
+/// The same for `compare`.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct CompareWords {
+    #[command(flatten)]
+    options: compare::Options,
+}
+
+/// The same for `diff`.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct DiffWords {
+    #[command(flatten)]
+    options: diff::Options,
+}
+
+fn words<P: Parser>(args: &[&str]) -> Result<P> {
+    P::try_parse_from(args).map_err(|error| {
+        let text = error.to_string();
+        Failure::Failed(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string())
+    })
+}
+
+/// Makes the contents of blocks.
+struct Recorder<'a> {
+    checkout: &'a Checkout,
+    /// Counts of all echo servers, made once.
+    rows: Option<Vec<Row>>,
+    /// Record everything that runs twice: what differs would drift at the next check.
+    again: bool,
+}
+
+impl Recorder<'_> {
+    fn record(&mut self, block: &Block, to_root: &str) -> Result<String> {
+        match block.kind {
+            "trace" => {
+                let options = words::<TraceWords>(&block.args)?.options;
+                self.transcript(&format!("cargo ladder trace {}", block.args.join(" ")), &options)
+            }
+            "strace" => {
+                let mut args = vec!["--alone"];
+                args.extend(&block.args);
+                let options = words::<TraceWords>(&args)?.options;
+                self.transcript(&format!("cargo ladder trace {}", args.join(" ")), &options)
+            }
+            "run" => self.output(block),
+            "region" => self.region(block),
+            "list" => {
+                let checkout = self.checkout;
+                let rows = self.rows()?;
+                Ok(format!("\n{}\n", list::ladder_table(checkout, rows, to_root)))
+            }
+            "compare" => {
+                let options = words::<CompareWords>(&block.args)?.options;
+                let options = compare::Options { markdown: true, no_start_up: true, ..options };
+                let tables = if options.programs.is_empty() && options.with.is_empty() {
+                    compare::tables(self.rows()?, &options)
+                } else {
+                    let targets = server::targets(self.checkout, &options.programs, &options.with)?;
+                    compare::tables(&self.measured(&targets)?, &options)
+                };
+                Ok(format!("\n{tables}\n"))
+            }
+            "diff" => {
+                let options = words::<DiffWords>(&block.args)?.options;
+                Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
+            }
+            _ => failed(format!(
+                "`{}` is none of trace, run, strace, region, list, compare, diff, end",
+                block.whole
+            )),
+        }
+    }
+
+    fn transcript(&self, command: &str, options: &trace::Options) -> Result<String> {
+        let text = self.twice(|| trace::transcript(self.checkout, self.checkout.profile, options))?;
+        Ok(fenced("text", &format!("$ {command}\n{text}")))
+    }
+
+    /// Counts of all echo servers; what the text claims of them has to hold before it is recorded.
+    fn rows(&mut self) -> Result<&[Row]> {
+        if self.rows.is_none() {
+            let targets = server::targets(self.checkout, &[], &[])?;
+            self.rows = Some(self.measured(&targets)?);
+        }
+        Ok(self.rows.as_deref().unwrap_or_default())
+    }
+
+    fn measured(&self, targets: &[server::Target]) -> Result<Vec<Row>> {
+        let rows = compare::measure(self.checkout, self.checkout.profile, targets)?;
+        match rows.iter().flat_map(compare::broken_claims).next() {
+            Some(broken) => failed(broken),
+            None => Ok(rows),
+        }
+    }
+
+    /// Standard output of a program that ends by itself, with the command above it.
+    fn output(&self, block: &Block) -> Result<String> {
+        let Some((name, args)) = block.args.split_first() else {
+            return failed("`run` names no program");
+        };
+        let program = self.checkout.program(name)?;
+        self.checkout.build([program.name.as_str()], self.checkout.profile)?;
+        let text = self.twice(|| {
+            let binary = self.checkout.binary(&program.name, self.checkout.profile);
+            run_to_its_end(&binary, args).map(|text| masked(&text))
+        })?;
+        let dashes = if args.is_empty() { "" } else { " -- " };
+        Ok(fenced("text", &format!("$ cargo run --bin {name}{dashes}{}\n{text}", args.join(" "))))
+    }
+
+    /// Source between `// region: NAME` and `// endregion: NAME`, moved to the left margin.
+    fn region(&self, block: &Block) -> Result<String> {
+        let [path, name] = block.args[..] else {
+            return failed("`region` takes a path, from the top of the checkout, and a name");
+        };
+        let text = fs::read_to_string(self.checkout.root.join(path)).context(|| format!("read {path}"))?;
+        let is_edge = |line: &str, edge: &str| {
+            line.trim().strip_prefix("// ").and_then(|line| line.strip_prefix(edge)) == Some(name)
+        };
+        let mut lines = text.lines();
+        if !lines.any(|line| is_edge(line, "region: ")) {
+            return failed(format!("{path} has no line `// region: {name}`"));
+        }
+        let mut inside: Vec<&str> = Vec::new();
+        loop {
+            match lines.next() {
+                Some(line) if is_edge(line, "endregion: ") => break,
+                // Regions may lie within each other; their edges are no code.
+                Some(line) if line.trim().starts_with("// region: ") => {}
+                Some(line) if line.trim().starts_with("// endregion: ") => {}
+                Some(line) => inside.push(line),
+                None => return failed(format!("{path} has no line `// endregion: {name}`")),
+            }
+        }
+        let indent = |line: &&str| line.len() - line.trim_start().len();
+        let margin = inside.iter().filter(|line| !line.trim().is_empty()).map(indent).min().unwrap_or(0);
+        let code: Vec<&str> = inside.iter().map(|line| line.get(margin..).unwrap_or("")).collect();
+        let language = match Path::new(path).extension().and_then(|extension| extension.to_str()) {
+            Some("rs") => "rust",
+            Some("toml") => "toml",
+            Some("sh") | None => "sh",
+            Some(_) => "text",
+        };
+        Ok(fenced(language, code.join("\n").trim_matches('\n')))
+    }
+
+    /// Records twice when writing: a block that differs at once would differ in CI.
+    fn twice(&self, record: impl Fn() -> Result<String>) -> Result<String> {
+        let first = record()?;
+        if self.again {
+            let second = record()?;
+            if first != second {
+                return failed(format!(
+                    "it differs from one run to the next, so it cannot be recorded; let the program print a stable \
+                     form, or assert ranges in a test:\n{}",
+                    diff::unified("one run", "the next", &first, &second)
+                ));
+            }
+        }
+        Ok(first)
+    }
+}
+
+/// A fenced block, longer than any fence inside it.
+fn fenced(language: &str, text: &str) -> String {
+    let mut fence = "```".to_string();
+    while text.contains(&fence) {
+        fence.push('`');
+    }
+    format!("{fence}{language}\n{}\n{fence}\n", text.trim_end_matches('\n'))
+}
+
+fn run_to_its_end(binary: &Path, args: &[&str]) -> Result<String> {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut child = Command::new(binary)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context(|| format!("start {name}"))?;
+    // The pipes are read by others, so that a full one does not stop the program.
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut pipe) = pipe {
+                // What came before an error is what there is to show.
+                let _ = pipe.read_to_end(&mut bytes);
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = read(stdout.map(|pipe| Box::new(pipe) as Box<_>));
+    let stderr = read(stderr.map(|pipe| Box::new(pipe) as Box<_>));
+    let deadline = Instant::now() + PATIENCE * 4;
+    let status = loop {
+        match child.try_wait().context(|| format!("wait for {name}"))? {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                // Whether it could be killed or not, it did not end by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+                return failed(format!("{name} did not end by itself within {:?}", PATIENCE * 4));
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let mut text = stdout.join().unwrap_or_default();
+    if !status.success() {
+        text.push_str(&stderr.join().unwrap_or_default());
+        match status.code() {
+            Some(code) => text.push_str(&format!("(exit code {code})\n")),
+            None => return failed(format!("{name} ended by a signal: {status}")),
+        }
+    }
+    Ok(text)
+}
+
+/// Replaces what no two runs have in common: ports of the kernel's choice, measured times, addresses of memory.
+fn masked(text: &str) -> String {
+    static PORT: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)([: ])(\d{5})\b"));
+    static TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b\d+\.\d+( ?)(ns|us|µs|ms|s)\b"));
+    static SECONDS: LazyLock<Regex> = LazyLock::new(|| pattern(r#""seconds": ?[0-9.e-]+"#));
+    static POINTER: LazyLock<Regex> = LazyLock::new(|| pattern(r"0x[0-9a-f]{6,}"));
+    let text = PORT.replace_all(text, |found: &Captures| match found[3].parse::<u32>() {
+        // Where Linux begins to choose ports by itself.
+        Ok(port) if port >= 32768 => format!("{}{}PORT", &found[1], &found[2]),
+        _ => found[0].to_string(),
+    });
+    let text = TIME.replace_all(&text, "...${1}${2}");
+    let text = SECONDS.replace_all(&text, "\"seconds\":...");
+    POINTER.replace_all(&text, "0x...").into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_outside_of_fences_are_rewritten() {
+        let page = "# Page\n<!-- ladder: list -->\nold\n<!-- ladder: end -->\n```\n<!-- ladder: list -->\n```\n    \
+                    <!-- ladder: list -->\ntext\n";
+        let new =
+            rewrite(page, |block| Ok(format!("new {} {}\n", block.kind, block.args.len()))).expect("a page");
+        assert_eq!(
+            new,
+            "# Page\n<!-- ladder: list -->\nnew list 0\n<!-- ladder: end -->\n```\n<!-- ladder: list -->\n```\n    \
+             <!-- ladder: list -->\ntext\n"
+        );
+    }
+
+    #[test]
+    fn a_block_without_its_end_is_a_failure_that_names_the_line() {
+        let failure = rewrite("a\n<!-- ladder: list -->\nb\n", |_| Ok(String::new())).expect_err("no end");
+        assert!(failure.to_string().contains("line 2"), "{failure}");
+        let failure = rewrite("<!-- ladder: end -->\n", |_| Ok(String::new())).expect_err("no beginning");
+        assert!(failure.to_string().contains("line 1"), "{failure}");
+    }
+
+    #[test]
+    fn a_fence_is_longer_than_those_inside() {
+        assert_eq!(fenced("text", "a\n```\nb\n"), "````text\na\n```\nb\n````\n");
+    }
+
+    #[test]
+    fn what_varies_is_masked_and_what_does_not_stays() {
+        assert_eq!(
+            masked("x: listening on 127.0.0.1:54321  (try: nc -u 127.0.0.1 54321)"),
+            "x: listening on 127.0.0.1:PORT  (try: nc -u 127.0.0.1 PORT)"
+        );
+        assert_eq!(
+            masked("127.0.0.1:2000 after 200ms, 1.5 ms late"),
+            "127.0.0.1:2000 after 200ms, ... ms late"
+        );
+        assert_eq!(
+            masked("{\"seconds\":0.25,\"sent\":3} 0x7ffd12345678"),
+            "{\"seconds\":...,\"sent\":3} 0x..."
+        );
+        assert_eq!(masked("3 polls, 10 wakes"), "3 polls, 10 wakes");
+    }
+}
