@@ -107,9 +107,14 @@ impl Checkout {
         names.iter().map(|name| self.program(name).cloned()).collect()
     }
 
+    /// Folder of the binaries of that profile.
+    pub fn binaries(&self, profile: Profile) -> PathBuf {
+        self.target.join(profile.folder())
+    }
+
     /// Path of a binary of that profile.
     pub fn binary(&self, name: &str, profile: Profile) -> PathBuf {
-        self.target.join(profile.folder()).join(name)
+        self.binaries(profile).join(name)
     }
 
     /// Builds those of the binaries that are missing, or older than a source they were built from.

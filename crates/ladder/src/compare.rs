@@ -21,7 +21,7 @@ use crate::table::Table;
 pub struct Options {
     /// Programs to compare; all echo servers when none is named
     pub programs: Vec<String>,
-    /// Somebody's server as well: NAME='COMMAND {addr}', where {addr}, {host} and {port} are filled in
+    /// Somebody's server as well: NAME='COMMAND {addr}', where {addr}, {host}, {port} and {bin} (the folder of our binaries) are filled in
     #[arg(long, value_name = "NAME=COMMAND")]
     pub with: Vec<String>,
     /// Print Markdown tables

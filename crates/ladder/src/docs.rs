@@ -85,11 +85,11 @@ fn pages(checkout: &Checkout, named: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// The opening comment of a block: its kind and its arguments.
-struct Block<'a> {
-    kind: &'a str,
-    args: Vec<&'a str>,
+struct Block {
+    kind: String,
+    args: Vec<String>,
     /// All of it, for messages.
-    whole: &'a str,
+    whole: String,
 }
 
 /// Replaces the contents of every block by what `record` returns for it.
@@ -112,8 +112,10 @@ fn rewrite(text: &str, mut record: impl FnMut(&Block) -> Result<String>) -> Resu
         if words == "end" {
             return failed(format!("line {}: `ladder: end` closes no block", number + 1));
         }
-        let mut split = words.split_ascii_whitespace();
-        let block = Block { kind: split.next().unwrap_or_default(), args: split.collect(), whole: words };
+        let Some(mut args) = shlex::split(words).filter(|args| !args.is_empty()) else {
+            return failed(format!("line {}: `{words}` is no list of words as a shell has them", number + 1));
+        };
+        let block = Block { kind: args.remove(0), args, whole: words.to_string() };
         let closed = lines.any(|(_, line)| marker(line) == Some("end"));
         if !closed {
             return failed(format!("line {}: no `<!-- ladder: end -->` closes `{words}`", number + 1));
@@ -155,7 +157,7 @@ struct DiffWords {
     options: diff::Options,
 }
 
-fn words<P: Parser>(args: &[&str]) -> Result<P> {
+fn words<P: Parser>(args: &[String]) -> Result<P> {
     P::try_parse_from(args).map_err(|error| {
         let text = error.to_string();
         Failure::Failed(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string())
@@ -173,16 +175,16 @@ struct Recorder<'a> {
 
 impl Recorder<'_> {
     fn record(&mut self, block: &Block, to_root: &str) -> Result<String> {
-        match block.kind {
+        match block.kind.as_str() {
             "trace" => {
                 let options = words::<TraceWords>(&block.args)?.options;
-                self.transcript(&format!("cargo ladder trace {}", block.args.join(" ")), &options)
+                self.transcript(&format!("cargo ladder trace {}", command_line(&block.args)), &options)
             }
             "strace" => {
-                let mut args = vec!["--alone"];
-                args.extend(&block.args);
+                let mut args = vec!["--alone".to_string()];
+                args.extend(block.args.iter().cloned());
                 let options = words::<TraceWords>(&args)?.options;
-                self.transcript(&format!("cargo ladder trace {}", args.join(" ")), &options)
+                self.transcript(&format!("cargo ladder trace {}", command_line(&args)), &options)
             }
             "run" => self.output(block),
             "region" => self.region(block),
@@ -247,17 +249,17 @@ impl Recorder<'_> {
             run_to_its_end(&binary, args).map(|text| masked(&text))
         })?;
         let dashes = if args.is_empty() { "" } else { " -- " };
-        Ok(fenced("text", &format!("$ cargo run --bin {name}{dashes}{}\n{text}", args.join(" "))))
+        Ok(fenced("text", &format!("$ cargo run --bin {name}{dashes}{}\n{text}", command_line(args))))
     }
 
     /// Source between `// region: NAME` and `// endregion: NAME`, moved to the left margin.
     fn region(&self, block: &Block) -> Result<String> {
-        let [path, name] = block.args[..] else {
+        let [path, name] = &block.args[..] else {
             return failed("`region` takes a path, from the top of the checkout, and a name");
         };
         let text = fs::read_to_string(self.checkout.root.join(path)).context(|| format!("read {path}"))?;
         let is_edge = |line: &str, edge: &str| {
-            line.trim().strip_prefix("// ").and_then(|line| line.strip_prefix(edge)) == Some(name)
+            line.trim().strip_prefix("// ").and_then(|line| line.strip_prefix(edge)) == Some(name.as_str())
         };
         let mut lines = text.lines();
         if !lines.any(|line| is_edge(line, "region: ")) {
@@ -312,7 +314,13 @@ fn fenced(language: &str, text: &str) -> String {
     format!("{fence}{language}\n{}\n{fence}\n", text.trim_end_matches('\n'))
 }
 
-fn run_to_its_end(binary: &Path, args: &[&str]) -> Result<String> {
+/// Words as one would type them.
+fn command_line(args: &[String]) -> String {
+    // Only a word with a zero byte could not be quoted, and no command line holds one.
+    shlex::try_join(args.iter().map(String::as_str)).unwrap_or_else(|_| args.join(" "))
+}
+
+fn run_to_its_end(binary: &Path, args: &[String]) -> Result<String> {
     let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut child = Command::new(binary)
         .args(args)

@@ -32,7 +32,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Target {
     /// One of the project's programs.
     Own(Program),
-    /// Anybody's: the words of its command, with `{addr}`, `{host}` and `{port}` to be filled in.
+    /// Anybody's: the words of its command, with `{addr}`, `{host}` and `{port}` to be filled in, and `{bin}` for
+    /// the folder of the project's own binaries, so that one of them can take part with other flags.
     Foreign { name: String, command: Vec<String> },
 }
 
@@ -82,11 +83,11 @@ pub fn targets(checkout: &Checkout, names: &[String], with: &[String]) -> Result
     Ok(own.into_iter().map(Target::Own).chain(foreign).collect())
 }
 
-/// Builds what is missing of the targets that are ours.
+/// Builds what is missing of the targets that are ours, `{bin}/NAME` in a command among them.
 pub fn build(checkout: &Checkout, targets: &[Target], profile: Profile) -> Result<()> {
     let own = targets.iter().filter_map(|target| match target {
         Target::Own(program) => Some(program.name.as_str()),
-        Target::Foreign { .. } => None,
+        Target::Foreign { command, .. } => command[0].strip_prefix("{bin}/"),
     });
     checkout.build(own, profile)
 }
@@ -141,7 +142,8 @@ impl Server {
                 command
                     .iter()
                     .map(|word| {
-                        word.replace("{addr}", &format!("127.0.0.1:{port}"))
+                        word.replace("{bin}", &checkout.binaries(profile).display().to_string())
+                            .replace("{addr}", &format!("127.0.0.1:{port}"))
                             .replace("{host}", "127.0.0.1")
                             .replace("{port}", &port.to_string())
                     })
