@@ -1,6 +1,8 @@
 //! The real binary, started, spoken to and ended by the tests.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod sample;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};

@@ -1,0 +1,86 @@
+//! Numbers as a person reads them.
+
+use super::model::Summary;
+
+/// A duration in seconds with three digits and the unit that fits: `84.0 µs`, `1.90 s`.
+pub(super) fn duration(seconds: f64) -> String {
+    let (mut value, mut unit) = (seconds * 1e9, "ns");
+    for (factor, next) in [(1e3, "µs"), (1e3, "ms"), (1e3, "s")] {
+        // 999.6 would print as 1000.
+        if value.abs() < 999.5 {
+            break;
+        }
+        (value, unit) = (value / factor, next);
+    }
+    let digits = match value.abs() {
+        value if value < 9.995 && unit != "ns" => 2,
+        value if value < 99.95 && unit != "ns" => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// A value of a summary: marked `≥` where unfinished requests make it a lower bound, `-` where there is none.
+pub(super) fn latency(summary: &Summary, value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if summary.censored_from.is_some_and(|from| value >= from * 0.999) => {
+            format!("≥ {}", duration(value))
+        }
+        Some(value) => duration(value),
+    }
+}
+
+/// A rate with as many digits as its size deserves.
+pub(super) fn rate(value: f64) -> String {
+    let text = match value {
+        value if value < 10.0 => format!("{value:.3}"),
+        value if value < 10_000.0 => format!("{value:.1}"),
+        value => return format!("{value:.0}"),
+    };
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A share as per cent.
+pub(super) fn percent(share: f64) -> String {
+    let value = 100.0 * share;
+    if value != 0.0 && value < 1.0 { format!("{value:.3} %") } else { format!("{value:.1} %") }
+}
+
+/// The name of a percentile: `max` for 100.
+pub(super) fn percentile(percentile: f64) -> String {
+    if percentile >= 100.0 { "max".to_owned() } else { format!("p{percentile}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_three_digits_and_a_unit() {
+        for (seconds, text) in [
+            (0.0, "0 ns"),
+            (84e-9, "84 ns"),
+            (999e-9, "999 ns"),
+            (84e-6, "84.0 µs"),
+            (999.4e-6, "999 µs"),
+            (999.6e-6, "1.00 ms"),
+            (9.996e-3, "10.0 ms"),
+            (0.1234, "123 ms"),
+            (1.9, "1.90 s"),
+            (3600.0, "3600 s"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn rates_have_no_idle_zeros() {
+        for (value, text) in
+            [(0.0, "0"), (0.5, "0.5"), (10.0, "10"), (1000.0, "1000"), (999.96, "1000"), (1002.7, "1002.7")]
+        {
+            assert_eq!(rate(value), text);
+        }
+        assert_eq!(rate(123_456.7), "123457");
+    }
+}

@@ -1,0 +1,316 @@
+//! The tables that a person reads on a terminal.
+
+use std::fmt::{self, Display, Write as _};
+
+use super::format::{duration, latency, percent, percentile, rate};
+use super::model::{Bounds, Compare, Document, Run, Search, Summary};
+
+/// The whole text for `document`, without a line end behind it.
+pub(super) fn text(document: &Document) -> String {
+    let mut out = String::new();
+    // Writing into a string cannot fail.
+    let _ = match document {
+        Document::Run(run) => write_run(&mut out, run),
+        Document::Search(search) => write_search(&mut out, search),
+        Document::Compare(compare) => write_compare(&mut out, compare),
+    };
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// A figure of a summary.
+type Figure = fn(&Summary) -> Option<f64>;
+
+/// Column heads of a latency table and the figures below them.
+const FIGURES: [(&str, Figure); 7] = [
+    ("mean", |s| s.mean),
+    ("p50", |s| s.p50),
+    ("p75", |s| s.p75),
+    ("p90", |s| s.p90),
+    ("p99", |s| s.p99),
+    ("p99.9", |s| s.p999),
+    ("max", |s| s.max),
+];
+
+fn write_head(out: &mut String, title: &str) -> fmt::Result {
+    write!(out, "{title:<12}")?;
+    FIGURES.iter().try_for_each(|(head, _)| write!(out, " {head:>9}"))?;
+    writeln!(out, " {:>9}", "count")
+}
+
+fn write_row(out: &mut String, name: &str, summary: &Summary) -> fmt::Result {
+    write!(out, "{name:<12}")?;
+    FIGURES.iter().try_for_each(|(_, figure)| write!(out, " {:>9}", latency(summary, figure(summary))))?;
+    writeln!(out, " {:>9}", summary.count)
+}
+
+fn write_field(out: &mut String, name: &str, value: impl Display) -> fmt::Result {
+    writeln!(out, "{name:<12} {value}")
+}
+
+/// What was asked for, in a sentence.
+pub(super) fn headline(run: &Run) -> String {
+    let plan = &run.plan;
+    let offered =
+        plan.rate.map_or_else(|| "as fast as answered".to_owned(), |r| format!("{} req/s", rate(r)));
+    let mut line = format!("{offered}, {}, for {}", plan.arrival, duration(plan.duration));
+    if plan.warmup > 0.0 {
+        line += &format!(" after {} of warm-up", duration(plan.warmup));
+    }
+    if plan.shards > 1 {
+        let shards: Vec<_> = plan.merged_shards.iter().map(u64::to_string).collect();
+        line += &format!("; shard {} of {}", shards.join(", "), plan.shards);
+    }
+    line
+}
+
+fn write_run(out: &mut String, run: &Run) -> fmt::Result {
+    let plan = &run.plan;
+    writeln!(out, "{}: {}\n", plan.target, headline(run))?;
+    if run.interrupted {
+        writeln!(out, "interrupted: everything below is partial\n")?;
+    }
+    write_head(out, "latency")?;
+    write_row(out, "corrected", &run.corrected)?;
+    write_row(out, "uncorrected", &run.uncorrected)?;
+    writeln!(
+        out,
+        "corrected counts from the time at which a request should have started, uncorrected from when it had its \
+         connection"
+    )?;
+    if run.corrected.censored > 0 {
+        writeln!(
+            out,
+            "≥: {} requests had not ended; they are counted at the age at which they were given up",
+            run.corrected.censored
+        )?;
+    }
+    writeln!(out)?;
+    write_head(out, "of which")?;
+    for (name, summary) in parts(run) {
+        if summary.count > 0 {
+            write_row(out, name, summary)?;
+        }
+    }
+    writeln!(out)?;
+
+    let counts = run.counts;
+    write_field(
+        out,
+        "requests",
+        format_args!(
+            "{} scheduled = {} ok + {} error + {} timeout + {} unfinished",
+            counts.scheduled, counts.ok, counts.error, counts.timeout, counts.unfinished
+        ),
+    )?;
+    if counts.omitted > 0 {
+        write_field(
+            out,
+            "omitted",
+            format_args!("{} starts that the schedule wanted and the closed loop skipped", counts.omitted),
+        )?;
+    }
+    if run.requests.len() > 1 {
+        write_field(out, "of which", list(run.requests.iter()))?;
+    }
+    if !run.errors.is_empty() {
+        write_field(out, "errors", list(run.errors.iter()))?;
+    }
+    if let Some(udp) = run.udp {
+        write_field(
+            out,
+            "datagrams",
+            format_args!(
+                "{} sent, {} lost, {} duplicates, {} reordered, {} late, {} corrupt, {} dropped by our own kernel",
+                udp.sent, udp.lost, udp.duplicates, udp.reordered, udp.late, udp.corrupt, udp.kernel_dropped
+            ),
+        )?;
+    }
+    let offered = plan.rate.map_or_else(String::new, |r| format!("{} offered, ", rate(r)));
+    let (sent, achieved) = (rate(run.sent_rate), rate(run.achieved_rate));
+    write_field(out, "rate", format_args!("{offered}{sent} sent, {achieved} answered well, per second"))?;
+    write_field(out, "connections", format_args!("{} used of {}", plan.connections_used, plan.connections))?;
+    write_field(
+        out,
+        "generator",
+        format_args!(
+            "{} threads, {} pacer, {:.2} s of CPU, busiest thread {} of a core, {} wakes",
+            plan.threads,
+            plan.pacer,
+            run.generator.cpu_seconds,
+            percent(run.generator.cpu_share),
+            run.generator.wakes
+        ),
+    )?;
+    writeln!(out)?;
+    write_verdict(out, run)
+}
+
+/// The parts of a latency, in the order in which they pass.
+pub(super) fn parts(run: &Run) -> [(&'static str, &Summary); 5] {
+    [
+        ("send lag", &run.send_lag),
+        ("pool wait", &run.pool_wait),
+        ("connect", &run.connect),
+        ("first byte", &run.first_byte),
+        ("body", &run.body),
+    ]
+}
+
+fn list<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
+    counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The objective and what became of it, in a sentence.
+pub(super) fn objective(run: &Run) -> String {
+    let slo = &run.slo;
+    let sign = |above: bool| if above { ">" } else { "≤" };
+    let mut parts = Vec::new();
+    if let (Some(limit), Some(observed)) = (slo.max_latency, slo.observed_latency) {
+        let which = percentile(slo.percentile);
+        parts.push(format!("{which} {} {} {}", duration(observed), sign(observed > limit), duration(limit)));
+    }
+    let (errors, allowed) = (slo.observed_error_ratio, slo.error_ratio);
+    parts.push(format!("errors {} {} {}", percent(errors), sign(errors > allowed), percent(allowed)));
+    parts.join(", ")
+}
+
+fn write_verdict(out: &mut String, run: &Run) -> fmt::Result {
+    if run.validity.ok {
+        write_field(out, "validity", "the generator kept its schedule: the figures are the server's")?;
+    } else {
+        write_field(out, "validity", "THE GENERATOR WAS THE LIMIT: the figures are not the server's")?;
+        for reason in &run.validity.reasons {
+            writeln!(out, "  - {reason}")?;
+        }
+    }
+    let verdict = if run.slo.held { "held" } else { "VIOLATED" };
+    write_field(out, "objective", format_args!("{verdict}: {}", objective(run)))?;
+    run.slo.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))
+}
+
+/// Bounds in words.
+pub(super) fn bounds(bounds: &Bounds) -> String {
+    match (bounds.lower, bounds.upper) {
+        (Some(lower), Some(upper)) => {
+            format!(
+                "{} req/s hold, {} do not ({} apart)",
+                rate(lower),
+                rate(upper),
+                percent(1.0 - lower / upper)
+            )
+        }
+        (Some(lower), None) => format!("{} req/s hold; no failing rate was found", rate(lower)),
+        (None, Some(upper)) => format!("{} req/s do not hold; no holding rate was found", rate(upper)),
+        (None, None) => "not known".to_owned(),
+    }
+}
+
+/// What a search found, in a sentence.
+pub(super) fn finding(search: &Search) -> String {
+    let goal = format!(
+        "{} within {} for {}",
+        percentile(search.percentile),
+        duration(search.max_latency),
+        duration(search.hold)
+    );
+    if !search.validity.ok {
+        return match search.strict.lower {
+            Some(lower) => format!("≥ {} req/s with {goal}: generator-limited", rate(lower)),
+            None => format!("no capacity with {goal}: generator-limited"),
+        };
+    }
+    match (search.confirmed, search.estimate) {
+        (Some(confirmed), _) => format!("{} req/s hold {goal}: confirmed", rate(confirmed)),
+        (None, Some(estimate)) => format!("about {} req/s with {goal}: an estimate", rate(estimate)),
+        (None, None) => format!("no rate was confirmed to hold {goal}"),
+    }
+}
+
+fn write_search(out: &mut String, search: &Search) -> fmt::Result {
+    writeln!(out, "{}: search ({})\n", search.plan.target, search.mode)?;
+    if search.interrupted {
+        writeln!(out, "interrupted: everything below is partial\n")?;
+    }
+    writeln!(
+        out,
+        "{:<9} {:>10} {:>8} {:>8} {:>10} {:>10} {:>9}",
+        "phase", "req/s", "seconds", "verdict", "achieved", "latency", "slope"
+    )?;
+    for trial in &search.trials {
+        writeln!(
+            out,
+            "{:<9} {:>10} {:>8.1} {:>8} {:>10} {:>10} {:>9}",
+            trial.phase,
+            rate(trial.rate),
+            trial.seconds,
+            trial.verdict,
+            rate(trial.achieved_rate),
+            trial.latency.map_or_else(|| "-".to_owned(), duration),
+            trial.slope.map_or_else(|| "-".to_owned(), |slope| format!("{slope:.4}")),
+        )?;
+        trial.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))?;
+    }
+    writeln!(out)?;
+    if search.mode != "aimd" {
+        write_field(out, "strict", bounds(&search.strict))?;
+        write_field(out, "typical", bounds(&search.typical))?;
+    }
+    if let Some(share) = search.conditional_throughput {
+        write_field(
+            out,
+            "passing",
+            format_args!("{} of the trial time at the strict bound", percent(share)),
+        )?;
+    }
+    if let Some(baseline) = search.baseline {
+        write_field(out, "unloaded", duration(baseline))?;
+    }
+    write_field(out, "took", duration(search.elapsed))?;
+    write_field(out, "result", finding(search))?;
+    search.validity.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))
+}
+
+fn write_compare(out: &mut String, compare: &Compare) -> fmt::Result {
+    if let Some(first) = compare.targets.first() {
+        let offered =
+            first.plan.rate.map_or_else(|| "a closed loop".to_owned(), |r| format!("{} req/s", rate(r)));
+        writeln!(
+            out,
+            "{} targets on the same schedule, interleaved in {} rounds: {offered}, {}\n",
+            compare.targets.len(),
+            compare.rounds,
+            first.plan.arrival
+        )?;
+    }
+    write_head(out, "corrected")?;
+    for (number, run) in compare.targets.iter().enumerate() {
+        write_row(out, &format!("target {}", number + 1), &run.corrected)?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{:<12} {:>9} {:>9} {:>9} {:>9}", "ratio", "mean", "p50", "p99", "max")?;
+    for (number, ratio) in compare.ratios.iter().enumerate() {
+        let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+        let [mean, p50, p99, max] = [ratio.mean, ratio.p50, ratio.p99, ratio.max].map(figure);
+        writeln!(out, "{:<12} {mean:>9} {p50:>9} {p99:>9} {max:>9}", format!("target {}", number + 1))?;
+    }
+    writeln!(out)?;
+    for (number, run) in compare.targets.iter().enumerate() {
+        let counts = run.counts;
+        write_field(
+            out,
+            &format!("target {}", number + 1),
+            format_args!(
+                "{}: {} of {} ok, generator {}, objective {}",
+                run.plan.target,
+                counts.ok,
+                counts.scheduled,
+                if run.validity.ok { "on time" } else { "WAS THE LIMIT" },
+                if run.slo.held { "held" } else { "VIOLATED" }
+            ),
+        )?;
+        let reasons = run.validity.reasons.iter().chain(&run.slo.reasons);
+        reasons.into_iter().try_for_each(|reason| writeln!(out, "  - {reason}"))?;
+    }
+    Ok(())
+}
