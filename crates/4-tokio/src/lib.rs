@@ -1,8 +1,9 @@
 //! What the tokio rungs share and none of them teaches: signals, the last call, counters that two tasks
 //! use, the queue's policy where the queue is a channel, and buffers that come back. The demos with many
-//! sockets share [`multisocket`].
+//! sockets share [`multisocket`], those with two listeners [`listeners`].
 #![forbid(unsafe_code)]
 
+pub mod listeners;
 pub mod multisocket;
 
 use std::cell::{Cell, RefCell, RefMut};
