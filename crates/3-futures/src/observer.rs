@@ -1,5 +1,7 @@
 //! What the runtime tells about itself, so that a demo can print it and a test can count it.
 
+use std::fmt;
+
 /// One step of the runtime. The names are those of tasks: `main` for the future given to `block_on`, and what
 /// [`spawn_named`](crate::spawn_named) was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,41 @@ pub enum Step {
     },
     /// A deadline has passed.
     Fire,
+}
+
+impl Step {
+    /// The task that it is about, if it is about one.
+    pub fn task(self) -> Option<&'static str> {
+        match self {
+            Self::Spawn(task)
+            | Self::Poll(task)
+            | Self::Pending(task)
+            | Self::Ready(task)
+            | Self::Wake(task) => Some(task),
+            Self::Keep | Self::Wait { .. } | Self::Event { .. } | Self::Fire => None,
+        }
+    }
+}
+
+/// As a trace mark says it: `poll reader`.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, task) = match self {
+            Self::Spawn(task) => ("spawn ", *task),
+            Self::Poll(task) => ("poll ", *task),
+            Self::Pending(task) => ("pending ", *task),
+            Self::Ready(task) => ("ready ", *task),
+            Self::Wake(task) => ("wake ", *task),
+            Self::Keep => ("keep waker", ""),
+            Self::Wait { idle: true } => ("sleep", ""),
+            Self::Wait { idle: false } => ("look", ""),
+            Self::Event { readable: true, writable: false } => ("event: ", "readable"),
+            Self::Event { readable: false, .. } => ("event: ", "writable"),
+            Self::Event { readable: true, writable: true } => ("event: ", "readable, writable"),
+            Self::Fire => ("deadline", ""),
+        };
+        write!(f, "{what}{task}")
+    }
 }
 
 /// A function that is told each [`Step`] as it happens, on the thread on which it happens. It must not use the runtime.
