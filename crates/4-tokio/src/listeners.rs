@@ -250,6 +250,7 @@ impl Shared {
         // region: accept
         if self.blocking && index == 0 {
             while !*stop.borrow() {
+                self.demo.say(format_args!("listener {index}: blocks in accept, {}", self.thread()));
                 // Wrong on purpose: until somebody connects, this thread does nothing else.
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;

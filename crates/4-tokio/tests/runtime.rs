@@ -101,6 +101,7 @@ fn spawn_is_parallel() {
 #[test]
 fn blocking_stops_the_neighbour_in_the_same_future() {
     let (mut program, first, second) = start(JOIN, &["--blocking", "--slice", "1ms"]);
+    program.line_with("listener 0: blocks in accept");
     let mut two = connect(second);
     two.get_ref().set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
     let silence = two.fill_buf().map(<[u8]>::to_vec);
@@ -112,13 +113,14 @@ fn blocking_stops_the_neighbour_in_the_same_future() {
     line(&mut one);
     // It came first, and is served last.
     line(&mut two);
-    assert!(program.line().starts_with("listener 0: connection 1 "));
-    assert!(program.line().starts_with("listener 1: connection 1 "));
+    assert!(program.line_with("connection 1").starts_with("listener 0"));
+    assert!(program.line_with("connection 1").starts_with("listener 1"));
 }
 
 #[test]
 fn blocking_takes_a_worker_and_leaves_the_other() {
-    let (program, _, second) = start(SPAWN, &["--blocking", "--slice", "1ms"]);
+    let (mut program, _, second) = start(SPAWN, &["--blocking", "--slice", "1ms"]);
+    program.line_with("listener 0: blocks in accept");
     assert!(rest(connect(second)).starts_with("listener 1: connection 1 "));
     let ended = program.interrupt();
     let summary = ended.summary();
@@ -131,6 +133,7 @@ fn blocking_takes_a_worker_and_leaves_the_other() {
 fn a_signal_ends_it_even_while_it_blocks() {
     for (program, signal) in [(JOIN, Signal::SIGINT), (SPAWN, Signal::SIGTERM)] {
         let (mut running, ..) = start(program, &["--blocking"]);
+        running.line_with("listener 0: blocks in accept");
         running.signal(signal);
         let summary = running.end().summary();
         assert_eq!(summary["listeners"][0], Value::Null);
