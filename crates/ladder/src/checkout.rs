@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use crate::failure::{Context, Result, failed, usage};
@@ -117,6 +117,21 @@ impl Checkout {
         self.binaries(profile).join(name)
     }
 
+    /// `cargo build` into the tool's own target directory.
+    pub fn cargo_build(&self, profile: Profile) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--quiet", "--target-dir"]).arg(&self.target).stdin(Stdio::null());
+        if profile == Profile::Release {
+            command.arg("--release");
+        }
+        command
+    }
+
+    /// Where a copy of the workspace is changed and built.
+    pub fn broken_workspace(&self) -> PathBuf {
+        self.target.join("ladder-broken")
+    }
+
     /// Builds those of the binaries that are missing, or older than a source they were built from.
     pub fn build<'a>(&self, names: impl IntoIterator<Item = &'a str>, profile: Profile) -> Result<()> {
         let stale: Vec<&str> =
@@ -124,21 +139,14 @@ impl Checkout {
         if stale.is_empty() {
             return Ok(());
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(&self.root).args(["build", "--quiet", "--target-dir"]).arg(&self.target);
-        if profile == Profile::Release {
-            command.arg("--release");
-        }
+        let mut command = self.cargo_build(profile);
+        command.current_dir(&self.root);
         for name in &stale {
             command.args(["--bin", name]);
         }
         // Whatever cargo prints to standard output is not the answer to the subcommand.
-        let output = command
-            .stdin(std::process::Stdio::null())
-            .stderr(std::process::Stdio::inherit())
-            .output()
-            .context(|| "start cargo (is it on PATH?)".into())?;
+        let output =
+            command.stderr(Stdio::inherit()).output().context(|| "start cargo (is it on PATH?)".into())?;
         if !output.status.success() {
             return failed(format!("cargo could not build {}: mend what it reports above", stale.join(", ")));
         }

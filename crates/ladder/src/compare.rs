@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::checkout::{Checkout, Profile};
 use crate::client::{Client, Echoes};
 use crate::failure::{Result, note, print};
-use crate::server::{self, Launch, PATIENCE, Server, Target};
+use crate::server::{self, Launch, Server, Target};
 use crate::strace::Call;
 use crate::table::Table;
 
@@ -41,6 +41,9 @@ const SINGLE: usize = 8;
 const SIZE: usize = 32;
 /// Datagrams that a server handles per readiness event unless told otherwise (`--budget`).
 const BUDGET: usize = 32;
+
+/// How long an echo may be missing, once the server is back in its wait, before it counts as lost.
+const LATE: Duration = Duration::from_secs(3);
 
 /// How the calls of one phase came about.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -137,8 +140,9 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
 pub fn measure(checkout: &Checkout, profile: Profile, targets: &[Target]) -> Result<Vec<Row>> {
     server::build(checkout, targets, profile)?;
     let mut started = Vec::new();
+    let launch = Launch { traced: true, ..Launch::default() };
     for target in targets {
-        started.push(row(checkout, profile, target)?);
+        started.push(phases(checkout, profile, target, &launch, LATE)?);
     }
     // They are idle together, so that the second is spent once.
     let before: Vec<usize> = started.iter().map(|(_, server)| server.events().len()).collect();
@@ -158,11 +162,27 @@ pub fn measure(checkout: &Checkout, profile: Profile, targets: &[Target]) -> Res
     Ok(rows)
 }
 
-/// All phases but the idle second.
-fn row(checkout: &Checkout, profile: Profile, target: &Target) -> Result<(Row, Server)> {
-    let foreign = matches!(target, Target::Foreign { .. });
-    let launch = Launch { traced: true, ..Launch::default() };
-    let mut server = Server::start(checkout, profile, target, &launch)?;
+/// All phases but the idle second of one server that is built already.
+pub fn measure_one(
+    checkout: &Checkout,
+    profile: Profile,
+    target: &Target,
+    launch: &Launch,
+    patience: Duration,
+) -> Result<Row> {
+    let (row, mut server) = phases(checkout, profile, target, launch, patience)?;
+    server.finish()?;
+    Ok(row)
+}
+
+fn phases(
+    checkout: &Checkout,
+    profile: Profile,
+    target: &Target,
+    launch: &Launch,
+    patience: Duration,
+) -> Result<(Row, Server)> {
+    let mut server = Server::start(checkout, profile, target, launch)?;
     server.await_quiet()?;
     let ready = server
         .events()
@@ -179,13 +199,13 @@ fn row(checkout: &Checkout, profile: Profile, target: &Target) -> Result<(Row, S
     );
     let client = Client::new(server.address()?)?;
     // The first datagram pays for what is done once: a buffer, a registration, a child.
-    exchange(&mut server, &client, 1, foreign)?;
-    let one_at_a_time = exchange(&mut server, &client, SINGLE, foreign)?;
-    let burst_8 = burst(&mut server, &client, 8, foreign)?;
-    let burst_64 = burst(&mut server, &client, 64, foreign)?;
+    exchange(&mut server, &client, 1, patience)?;
+    let one_at_a_time = exchange(&mut server, &client, SINGLE, patience)?;
+    let burst_8 = burst(&mut server, &client, 8, patience)?;
+    let burst_64 = burst(&mut server, &client, 64, patience)?;
     let row = Row {
         program: target.name().to_string(),
-        foreign,
+        foreign: matches!(target, Target::Foreign { .. }),
         start_up,
         one_at_a_time,
         burst_8,
@@ -195,22 +215,17 @@ fn row(checkout: &Checkout, profile: Profile, target: &Target) -> Result<(Row, S
     Ok((row, server))
 }
 
-/// How long an echo may take: a foreign server may well lose some.
-fn patience(foreign: bool) -> Duration {
-    if foreign { Duration::from_secs(3) } else { PATIENCE }
-}
-
 fn payloads(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|index| format!("{index:0>SIZE$}").into_bytes()).collect()
 }
 
 /// Sends datagrams one at a time, each when the server is back in its wait.
-fn exchange(server: &mut Server, client: &Client, count: usize, foreign: bool) -> Result<Phase> {
+fn exchange(server: &mut Server, client: &Client, count: usize, patience: Duration) -> Result<Phase> {
     let before = server.events().len();
     let mut echoes = Echoes::default();
     for payload in payloads(count) {
         client.send(&payload)?;
-        let one = client.await_echoes(server, &[payload], patience(foreign))?;
+        let one = client.await_echoes(server, &[payload], patience)?;
         echoes.good += one.good;
         server.await_quiet()?;
     }
@@ -218,7 +233,7 @@ fn exchange(server: &mut Server, client: &Client, count: usize, foreign: bool) -
 }
 
 /// Sends datagrams while the server is stopped, and lets it go on.
-fn burst(server: &mut Server, client: &Client, count: usize, foreign: bool) -> Result<Phase> {
+fn burst(server: &mut Server, client: &Client, count: usize, patience: Duration) -> Result<Phase> {
     let before = server.events().len();
     server.freeze()?;
     let sent = payloads(count);
@@ -226,7 +241,7 @@ fn burst(server: &mut Server, client: &Client, count: usize, foreign: bool) -> R
         client.send(payload)?;
     }
     server.thaw();
-    let echoes = client.await_echoes(server, &sent, patience(foreign))?;
+    let echoes = client.await_echoes(server, &sent, patience)?;
     server.await_quiet()?;
     Ok(Phase::new(server.calls_since(before), count, echoes))
 }

@@ -17,7 +17,7 @@ use crate::compare::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::names::pattern;
 use crate::server::{self, PATIENCE};
-use crate::{diff, list, trace};
+use crate::{breaks, diff, list, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -188,6 +188,10 @@ impl Recorder<'_> {
             }
             "run" => self.output(block),
             "region" => self.region(block),
+            "break" => match &block.args[..] {
+                [program] => self.twice(|| breaks::record(self.checkout, program, fenced)),
+                _ => failed("`break` takes one program"),
+            },
             "list" => {
                 let checkout = self.checkout;
                 let rows = self.rows()?;
@@ -209,7 +213,7 @@ impl Recorder<'_> {
                 Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
             }
             _ => failed(format!(
-                "`{}` is none of trace, run, strace, region, list, compare, diff, end",
+                "`{}` is none of trace, run, strace, region, break, list, compare, diff, end",
                 block.whole
             )),
         }
@@ -370,7 +374,7 @@ fn run_to_its_end(binary: &Path, args: &[String]) -> Result<String> {
 /// Replaces what no two runs have in common: ports of the kernel's choice, measured times, addresses of memory.
 fn masked(text: &str) -> String {
     static PORT: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)([: ])(\d{5})\b"));
+        LazyLock::new(|| pattern(r"(127\.0\.0\.1|\[::1\]|0\.0\.0\.0|\bport)([: ])(\d{5})\b"));
     static TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b\d+\.\d+( ?)(ns|us|µs|ms|s)\b"));
     static SECONDS: LazyLock<Regex> = LazyLock::new(|| pattern(r#""seconds": ?[0-9.e-]+"#));
     static POINTER: LazyLock<Regex> = LazyLock::new(|| pattern(r"0x[0-9a-f]{6,}"));

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
 
 mod bench;
+mod breaks;
 mod check;
 mod checkout;
 mod client;

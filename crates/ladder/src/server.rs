@@ -27,6 +27,9 @@ use crate::strace::{Call, Event, Parser};
 /// deadline only ends what hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// More calls than any server makes before it sleeps again when nothing comes.
+const SPINNING: usize = 20_000;
+
 /// A server to start.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -99,6 +102,8 @@ pub struct Launch {
     pub traced: bool,
     /// Let strace write the time of day.
     pub times: bool,
+    /// Start this file in place of the program's binary.
+    pub binary: Option<PathBuf>,
     /// Pin it to this core.
     pub core: Option<usize>,
     /// Arguments for the program, before those that the tool adds.
@@ -127,7 +132,8 @@ impl Server {
         let mut port = 0;
         let words: Vec<String> = match target {
             Target::Own(program) => {
-                let mut words = vec![checkout.binary(&program.name, profile).display().to_string()];
+                let built = checkout.binary(&program.name, profile);
+                let mut words = vec![launch.binary.as_ref().unwrap_or(&built).display().to_string()];
                 words.extend(launch.args.iter().cloned());
                 if launch.traced && (program.is_echo() || !launch.args.iter().any(|arg| arg == "--marks")) {
                     words.push("--marks".into());
@@ -327,6 +333,7 @@ impl Server {
     /// Waits until every thread sleeps and the trace has been read to its end: the server is back in its wait.
     pub fn await_quiet(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let start = self.events().len();
         let mut quiet = 0;
         while quiet < 3 {
             let came = self.pump(Duration::ZERO)?;
@@ -339,12 +346,21 @@ impl Server {
                 continue;
             }
             quiet = 0;
-            if Instant::now() > deadline {
-                return failed(format!("{} never came to rest: does it wait by spinning?", self.name));
+            if Instant::now() > deadline || self.events().len() - start > SPINNING {
+                return failed(format!(
+                    "{} never came to rest: nothing is sent to it, and it calls the kernel without end",
+                    self.name
+                ));
             }
             self.pump(Duration::from_micros(500))?;
         }
         Ok(())
+    }
+
+    /// Whether every thread sleeps and the trace has been read to its end, right now.
+    pub fn is_quiet(&mut self) -> Result<bool> {
+        let came = self.pump(Duration::ZERO)?;
+        Ok(!came && process::states(&self.pids()).iter().all(|&state| state == 'S'))
     }
 
     /// Stops all its processes with SIGSTOP and waits until the trace shows it.

@@ -53,6 +53,7 @@ impl Call {
             "pipe" => "pipe2",
             "eventfd" => "eventfd2",
             "epoll_create" => "epoll_create1",
+            "clone" => "clone3",
             other => other,
         }
     }

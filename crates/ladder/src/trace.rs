@@ -10,7 +10,7 @@ use crate::server::{Launch, PATIENCE, Server, Target};
 use crate::strace::{Call, Event};
 
 /// Options of `ladder trace`.
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Default)]
 pub struct Options {
     /// Keep strace's own lines: ports, pids, descriptor numbers, times, and the calls of memory and scheduling
     #[arg(long)]
@@ -88,6 +88,32 @@ pub fn transcript(checkout: &Checkout, profile: Profile, options: &Options) -> R
     if !options.shutdown {
         server.finish()?;
     }
+    Ok(text)
+}
+
+/// What a server does with an empty datagram.
+pub fn empty_datagram(
+    checkout: &Checkout,
+    profile: Profile,
+    target: &Target,
+    launch: &Launch,
+    patience: Duration,
+) -> Result<String> {
+    let mut server = Server::start(checkout, profile, target, launch)?;
+    server.await_quiet()?;
+    let client = Client::new(server.address()?)?;
+    let at = server.events().len();
+    client.send(b"")?;
+    let echoes = client.await_echoes(&mut server, &[Vec::new()], patience)?;
+    server.await_quiet()?;
+    let mut names = Names::of(server.events());
+    names.server(&server.addresses);
+    names.port(client.port()?, "client-1");
+    let mut notes = vec![Note { at, text: "client-1 sends \"\"".into() }];
+    let came = if echoes.good == 1 { "the echo came" } else { "no echo came" };
+    notes.push(Note { at: server.events().len(), text: came.into() });
+    let text = write(server.events(), names, &notes, &Options::default(), false);
+    server.finish()?;
     Ok(text)
 }
 
@@ -172,9 +198,9 @@ fn write(events: &[Event], mut names: Names, notes: &[Note], options: &Options, 
         let before_ready = index < first;
         let thread = names.thread(event.pid());
         let shown = match event {
-            _ if before_ready && !options.start_up && !(alone && ready.is_none()) => None,
+            _ if before_ready && !options.start_up && !alone => None,
             _ if options.raw => Some(event.raw().to_string()),
-            Event::Call(call) if before_ready && !alone => is_set_up(call).then(|| names.render(call)),
+            Event::Call(call) if before_ready => is_set_up(call).then(|| names.render(call)),
             Event::Call(_) if !tells(event, alone) => None,
             Event::Call(call) if index > end && !(call.sends() || call.receives() || call.waits()) => None,
             Event::Call(call) => Some(line(&mut names, call)),

@@ -1,0 +1,261 @@
+//! *Break it*: for each rung one change of its source, and what it does to the rung.
+//!
+//! The change is made in a copy of the workspace below the target directory, built there, and looked at. The
+//! pages record both, so that a change that no longer applies, or no longer breaks anything, is drift.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use similar::TextDiff;
+
+use crate::checkout::{Checkout, Profile, Program};
+use crate::compare;
+use crate::failure::{Context, Result, failed};
+use crate::server::{Launch, Target};
+use crate::trace;
+
+/// One change and where to look.
+struct Break {
+    program: &'static str,
+    /// What the change is, as a sentence.
+    deed: &'static str,
+    /// Text of the source, found in it exactly once.
+    from: &'static str,
+    /// What stands there instead.
+    to: &'static str,
+    look: Look,
+}
+
+/// Where the change shows.
+enum Look {
+    /// In what `ladder compare` says.
+    Compare,
+    /// In the trace of an empty datagram.
+    EmptyDatagram,
+}
+
+const BREAKS: &[Break] = &[
+    Break {
+        program: "echo-blocking",
+        deed: "Make the socket non-blocking, and wait nowhere: the loop asks, and asks, and asks.",
+        from: "socket.set_write_timeout(Some(LOOK_UP))?;",
+        to: "socket.set_nonblocking(true)?;",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-select",
+        deed: "Ask for writability always, as if it could do no harm: a socket is nearly always writable.",
+        from: "if !queue.is_empty() {\n            writable.insert",
+        to: "{\n            writable.insert",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-poll",
+        deed: "Handle one datagram for each wait.",
+        from: "let mut budget = service.budget();",
+        to: "let mut budget = 1;",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-epoll-level",
+        deed: "Tell the kernel before every wait, not only of a change.",
+        from: "if interest != registered {",
+        to: "{",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-epoll-edge",
+        deed: "Forget what is left over when the budget ends, and wait for an edge.",
+        from: "let left_over = readable && queue.has_room();",
+        to: "let left_over = false;",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-mio-level",
+        deed: "Take mio for level-triggered: do not ask anew after a read.",
+        from: "Rearm::Read => receive(socket, queue, service, &mut budget, &mut look_again)?,",
+        to: "Rearm::Read => receive(socket, queue, service, &mut budget, &mut |_| Ok(()))?,",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-mio-edge",
+        deed: "Take an event for used up as soon as something was read.",
+        from: "readable &= received != Pause::WouldBlock;",
+        to: "readable = false;",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-tokio",
+        deed: "Return `Pending` when the budget ends, without asking to be polled again.",
+        from: "                cx.waker().wake_by_ref();\n",
+        to: "",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-tokio-mpsc",
+        deed: "Yield where the reader has to wait: it is polled again at once, and finds nothing.",
+        from: "                socket.readable().await?;\n",
+        to: "                yield_now().await;\n",
+        look: Look::Compare,
+    },
+    Break {
+        program: "echo-tokio-framed",
+        deed: "Decode as the stock `BytesCodec` does: nothing in the buffer, no frame.",
+        from: "self.taken = !self.taken;\n        if !self.taken {",
+        to: "if datagram.is_empty() {",
+        look: Look::EmptyDatagram,
+    },
+];
+
+/// How long an echo of a broken server is waited for, once the server is back in its wait.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The recorded block: the deed, the change, and what shows it.
+pub fn record(checkout: &Checkout, name: &str, fenced: impl Fn(&str, &str) -> String) -> Result<String> {
+    let program = checkout.program(name)?;
+    let Some(breakage) = BREAKS.iter().find(|one| one.program == name) else {
+        return failed(format!(
+            "no change is known that breaks {name}: add one to crates/ladder/src/breaks.rs"
+        ));
+    };
+    let (old, new) = changed(checkout, program, breakage)?;
+    let binary = build(checkout, program, &new)?;
+    let launch = Launch { binary: Some(binary), traced: true, ..Launch::default() };
+    let target = Target::Own(program.clone());
+    let shown = match breakage.look {
+        Look::Compare => {
+            let mut said = String::new();
+            match compare::measure_one(checkout, checkout.profile, &target, &launch, SOON) {
+                Ok(row) => {
+                    said.extend(compare::broken_claims(&row).iter().map(|claim| format!("ladder: {claim}\n")))
+                }
+                Err(failure) => said.push_str(&format!("ladder: {failure}\n")),
+            }
+            if said.is_empty() {
+                return failed(format!(
+                    "the change of {name} in crates/ladder/src/breaks.rs breaks nothing any more"
+                ));
+            }
+            format!("$ cargo ladder compare {name}\n{said}")
+        }
+        Look::EmptyDatagram => trace::empty_datagram(checkout, checkout.profile, &target, &launch, SOON)?,
+    };
+    Ok(format!(
+        "{}\n\n{}\n{}",
+        breakage.deed,
+        fenced("diff", &difference(&old, &new)),
+        fenced("text", &shown)
+    ))
+}
+
+/// The source before and after the change.
+fn changed(checkout: &Checkout, program: &Program, breakage: &Break) -> Result<(String, String)> {
+    let path = checkout.root.join(&program.source);
+    let old = fs::read_to_string(&path).context(|| format!("read {}", program.source))?;
+    match old.matches(breakage.from).count() {
+        1 => {}
+        count => {
+            return failed(format!(
+                "{} holds {count} times, not once, what crates/ladder/src/breaks.rs changes in it: {:?}",
+                program.source, breakage.from
+            ));
+        }
+    }
+    let new = old.replacen(breakage.from, breakage.to, 1);
+    Ok((old, new))
+}
+
+/// The changed lines with one around them, without line numbers, which would drift with every other change.
+fn difference(old: &str, new: &str) -> String {
+    let unified = TextDiff::from_lines(old, new).unified_diff().context_radius(1).to_string();
+    let lines = unified.lines().filter(|line| !line.starts_with("@@"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Builds the changed source in a copy of the workspace. It shares the target directory, so that only the
+/// project's own crates are compiled again.
+fn build(checkout: &Checkout, program: &Program, source: &str) -> Result<PathBuf> {
+    let copy = checkout.broken_workspace();
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        let bytes = fs::read(checkout.root.join(file)).context(|| format!("read {file}"))?;
+        write_if_changed(&copy.join(file), &bytes)?;
+    }
+    mirror(&checkout.root.join("crates"), &copy.join("crates"))?;
+    let name = format!("broken-{}", program.name);
+    let path = copy.join(&program.source).with_file_name(format!("{name}.rs"));
+    write_if_changed(&path, source.as_bytes())?;
+    let mut command: Command = checkout.cargo_build(Profile::Dev);
+    // Its warnings are about the change, which is wrong on purpose.
+    command.current_dir(&copy).args(["--bin", &name]).stderr(Stdio::piped());
+    let output = command.output().context(|| "start cargo (is it on PATH?)".into())?;
+    // Only this one: the next change of the same layer has its own.
+    fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+    if !status.success() {
+        return failed(format!(
+            "cargo could not build {name}: the change in crates/ladder/src/breaks.rs is wrong"
+        ));
+    }
+    Ok(checkout.binary(&name, Profile::Dev))
+}
+
+/// Makes `to` a copy of `from`, and touches only what differs, so that cargo compiles only that.
+fn mirror(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).context(|| format!("make {}", to.display()))?;
+    let mut kept = BTreeSet::new();
+    let entries = fs::read_dir(from).context(|| format!("read {}", from.display()))?;
+    for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
+        let Some(name) = path.file_name().map(|name| name.to_os_string()) else { continue };
+        // A crate that was built by itself has a target directory of its own.
+        if name == "target" {
+            continue;
+        }
+        let there = to.join(&name);
+        if path.is_dir() {
+            mirror(&path, &there)?;
+        } else {
+            let bytes = fs::read(&path).context(|| format!("read {}", path.display()))?;
+            write_if_changed(&there, &bytes)?;
+        }
+        kept.insert(name);
+    }
+    for entry in fs::read_dir(to).context(|| format!("read {}", to.display()))?.filter_map(|entry| entry.ok())
+    {
+        if !kept.contains(&entry.file_name()) {
+            let gone = entry.path();
+            let removed = if gone.is_dir() { fs::remove_dir_all(&gone) } else { fs::remove_file(&gone) };
+            removed.context(|| format!("remove {}", gone.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).context(|| format!("make {}", folder.display()))?;
+    }
+    fs::write(path, bytes).context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_applies_to_its_source_once() {
+        let checkout = Checkout::find().expect("the checkout around the tests");
+        for breakage in BREAKS {
+            let program = checkout.program(breakage.program).expect("a program");
+            let (old, new) =
+                changed(&checkout, program, breakage).unwrap_or_else(|failure| panic!("{failure}"));
+            let shown = difference(&old, &new);
+            assert!(shown.lines().any(|line| line.starts_with('-')), "{}: {shown}", breakage.program);
+            assert!(!shown.contains("@@"), "{}: {shown}", breakage.program);
+        }
+    }
+}
