@@ -193,9 +193,10 @@ fn build(checkout: &Checkout, program: &Program, source: &str) -> Result<PathBuf
     let output = command.output().context(|| "start cargo (is it on PATH?)".into())?;
     // Only this one: the next change of the same layer has its own.
     fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
-    if !status.success() {
+    if !output.status.success() {
         return failed(format!(
-            "cargo could not build {name}: the change in crates/ladder/src/breaks.rs is wrong"
+            "cargo could not build {name}: mend the change in crates/ladder/src/breaks.rs\n{}",
+            String::from_utf8_lossy(&output.stderr)
         ));
     }
     Ok(checkout.binary(&name, Profile::Dev))
