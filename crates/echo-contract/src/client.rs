@@ -35,10 +35,6 @@ impl Client {
         Ok(Self { socket, server, buffer: vec![0; 1 << 16] })
     }
 
-    pub(crate) fn address(&self) -> Result<SocketAddr, Unmet> {
-        Ok(self.socket.local_addr()?)
-    }
-
     pub(crate) fn send(&self, payload: &[u8]) -> Result<(), Unmet> {
         match self.socket.send_to(payload, self.server) {
             Ok(sent) => {
@@ -86,6 +82,50 @@ impl Client {
     pub(crate) fn echo(&mut self, payload: &[u8]) -> Result<(), Unmet> {
         self.send(payload)?;
         self.expect(payload)
+    }
+
+    /// Sends one small datagram after the other until one of them comes back, by when everything before it
+    /// has been dealt with. Returns how many were sent, and what came back before, theirs included.
+    pub(crate) fn settle(&mut self) -> Result<(u64, Vec<Vec<u8>>), Unmet> {
+        let start = Instant::now();
+        let mut replies = Vec::new();
+        let mut sent = 0;
+        self.socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        while start.elapsed() < DEADLINE {
+            let probe = format!("settled? {sent}");
+            self.send(probe.as_bytes())?;
+            sent += 1;
+            loop {
+                match self.socket.recv_from(&mut self.buffer) {
+                    Ok((length, _)) => {
+                        let reply = self.buffer[..length].to_vec();
+                        let settled = reply.starts_with(b"settled?");
+                        replies.push(reply);
+                        if settled {
+                            self.socket.set_read_timeout(Some(DEADLINE))?;
+                            return Ok((sent, replies));
+                        }
+                    }
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                        break;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        fails(format!("{} answers nothing any more, not within {} s", self.server, DEADLINE.as_secs()))
+    }
+
+    /// Whatever has arrived by now.
+    pub(crate) fn arrived(&mut self) -> Result<Vec<Vec<u8>>, Unmet> {
+        let mut replies = Vec::new();
+        self.socket.set_nonblocking(true)?;
+        while let Ok((length, _)) = self.socket.recv_from(&mut self.buffer) {
+            replies.push(self.buffer[..length].to_vec());
+        }
+        self.socket.set_nonblocking(false)?;
+        Ok(replies)
     }
 
     /// Fails if a datagram has arrived that nobody waited for.

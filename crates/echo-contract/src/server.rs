@@ -38,7 +38,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 }
 
 /// Where an output of the server leads.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Kept.
     Captured,
@@ -118,6 +118,7 @@ impl Capture {
 pub(crate) struct Launch<'a> {
     target: &'a Target,
     address: Option<String>,
+    without_address: bool,
     args: Vec<String>,
     prefix: Vec<String>,
     trace: Option<Vec<String>>,
@@ -130,6 +131,7 @@ impl<'a> Launch<'a> {
         Self {
             target,
             address: None,
+            without_address: false,
             args: Vec::new(),
             prefix: Vec::new(),
             trace: None,
@@ -141,6 +143,12 @@ impl<'a> Launch<'a> {
     /// Where it listens. Without it: on a port of 127.0.0.1 that the kernel chooses.
     pub(crate) fn on(mut self, address: impl ToString) -> Self {
         self.address = Some(address.to_string());
+        self
+    }
+
+    /// With no ADDR on its command line, unless it is among the flags.
+    pub(crate) fn without_address(mut self) -> Self {
+        self.without_address = true;
         self
     }
 
@@ -200,7 +208,9 @@ impl<'a> Launch<'a> {
                     // It will not be able to say where it is.
                     target::free_address(&mut fastrand::Rng::new()).to_string()
                 });
-                words.push(address.clone());
+                if !self.without_address {
+                    words.push(address.clone());
+                }
                 address.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
             }
             Kind::Foreign { command } => {
@@ -384,7 +394,7 @@ impl Server {
     }
 
     /// The state letter of `/proc/PID/stat`.
-    fn state(&self) -> Option<char> {
+    pub(crate) fn state(&self) -> Option<char> {
         stat_field(self.pid, 0)?.chars().next()
     }
 
@@ -398,6 +408,16 @@ impl Server {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find(|line| line.split(':').next() == Some(name))?;
         line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether a signal has been sent to it that it has not been given yet.
+    pub(crate) fn has_pending_signals(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| {
+            status.lines().any(|line| {
+                let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+                mask.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
+            })
+        })
     }
 
     pub(crate) fn has_exited(&mut self) -> bool {
@@ -419,14 +439,6 @@ impl Server {
 
     pub(crate) fn stderr_so_far(&self) -> String {
         String::from_utf8_lossy(&self.stderr.lock().bytes).into_owned()
-    }
-
-    /// Waits until stderr holds `text`.
-    pub(crate) fn wait_for_stderr(&self, text: &str) -> Result<String, Unmet> {
-        let found =
-            self.stderr.wait(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()));
-        ensure(found.contains(text), || format!("{text:?} does not appear on stderr: {found:?}"))?;
-        Ok(found)
     }
 
     /// Waits until it has ended.
@@ -514,7 +526,7 @@ pub(crate) struct Ended {
     pub(crate) address: SocketAddr,
     pub(crate) command: String,
     pub(crate) trace: Option<Trace>,
-    name: &'static str,
+    pub(crate) name: &'static str,
 }
 
 impl Ended {

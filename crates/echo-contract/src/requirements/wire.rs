@@ -87,3 +87,27 @@ pub(super) fn order(subject: &Subject) -> Result<(), Unmet> {
     }
     Ok(())
 }
+
+/// A datagram longer than `--max-size` is counted, not echoed, and not shortened.
+pub(super) fn truncation(subject: &Subject) -> Result<(), Unmet> {
+    let mut random = subject.random();
+    for limit in [0, 1, 100, 1472, 65_506] {
+        let server = subject.launch().args(["--max-size", &limit.to_string()]).start()?;
+        let mut client = server.client()?;
+        let longer = [limit + 1, limit + 2, LARGEST];
+        for size in longer {
+            client.send(&payload(&mut random, size.min(LARGEST)))?;
+            client
+                .echo(&payload(&mut random, limit))
+                .map_err(|unmet| unmet.context(&format!("after {size} bytes with --max-size {limit}")))?;
+        }
+        client.echo(b"")?;
+        client.expect_nothing()?;
+        let summary = server.stop()?;
+        summary.expect(7, 4)?;
+        ensure(summary.truncated == 3, || {
+            format!("`truncated` is not 3 with --max-size {limit}: {summary:?}")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,502 @@
+//! Bursts, overload, slow links, and the end under all of them.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::errors::{blocked_by_injection, expect_policy};
+use crate::client::Client;
+use crate::server::{Server, eventually};
+use crate::strace;
+use crate::target::Kind;
+use crate::verdict::{Unmet, ensure, fails, not_asked};
+use crate::{Subject, Trigger};
+
+/// Bursts that are complete before the server sees the first of them, with queues and budgets of all
+/// proportions: nothing is stuck, and the order holds.
+pub(super) fn bursts(subject: &Subject) -> Result<(), Unmet> {
+    let settings: &[&[&str]] = match subject.target.0 {
+        Kind::Foreign { .. } => &[&[]],
+        Kind::Rung { .. } => &[
+            &[],
+            &["--queue", "1", "--budget", "1"],
+            &["--queue", "64", "--budget", "1"],
+            &["--queue", "1", "--budget", "64"],
+            &["--queue", "3", "--budget", "2"],
+            &["--queue", "2", "--budget", "1000000"],
+        ],
+    };
+    for flags in settings {
+        let mut server = subject.launch().args(*flags).start()?;
+        let told = |unmet: Unmet| unmet.context(&format!("burst of 64, flags {flags:?}"));
+        let mut clients = [server.client()?, server.client()?, server.client()?];
+        for round in 0..4_u8 {
+            server.freeze()?;
+            for number in 0..64_u8 {
+                clients[usize::from(number) % 3].send(&[round, number])?;
+            }
+            server.thaw()?;
+            for number in 0..64_u8 {
+                clients[usize::from(number) % 3].expect(&[round, number]).map_err(told)?;
+            }
+        }
+        for client in &mut clients {
+            client.expect_nothing()?;
+        }
+        if matches!(subject.target.0, Kind::Rung { .. }) {
+            server.stop().map_err(told)?.expect(256, 256)?;
+        } else {
+            server.still_serves()?;
+        }
+    }
+    Ok(())
+}
+
+/// Datagrams that arrive at every moment between a wait and the end of its drain.
+pub(super) fn no_lost_wake(subject: &Subject) -> Result<(), Unmet> {
+    const ROUNDS: u32 = 10_000;
+    let mut random = subject.random();
+    let server = subject.launch().start()?;
+    let mut client = server.client()?;
+    for round in 0..ROUNDS {
+        let second = random.bool();
+        client.send(&round.to_be_bytes())?;
+        if second {
+            // The first one has woken the server by now, more or less: somewhere in here is its drain.
+            for _ in 0..random.u32(0..2000) {
+                std::hint::spin_loop();
+            }
+            client.send(&[1])?;
+        }
+        let told = |unmet: Unmet| unmet.context(&format!("stuck in round {round}"));
+        client.expect(&round.to_be_bytes()).map_err(told)?;
+        if second {
+            client.expect(&[1]).map_err(told)?;
+        }
+    }
+    client.expect_nothing()?;
+    if subject.target.entry().is_some() {
+        let summary = server.stop()?;
+        ensure(summary.received == summary.sent, || format!("`received` is not `sent`: {summary:?}"))?;
+    }
+    Ok(())
+}
+
+/// With nothing to do it does nothing: an interest in writing with an empty queue would spin.
+pub(super) fn idle(subject: &Subject) -> Result<(), Unmet> {
+    let server = subject.launch().start()?;
+    let mut client = server.client()?;
+    for number in 0..100_u8 {
+        client.echo(&[number])?;
+    }
+    let before = server.ticks();
+    client.expect_silence(Duration::from_millis(600))?;
+    let (Some(before), Some(after)) = (before, server.ticks()) else {
+        return fails("/proc has no times of the server");
+    };
+    // In clock ticks, a hundred a second. A loop that never waits uses up to 60.
+    ensure(after - before <= 12, || {
+        format!("an idle server used {} ms of processor time in 600 ms", (after - before) * 10)
+    })
+}
+
+/// A crowd that sends for as long as it lives, and counts.
+struct Flood {
+    stop: AtomicBool,
+    sent: AtomicU64,
+}
+
+impl Flood {
+    fn new() -> Self {
+        Self { stop: AtomicBool::new(false), sent: AtomicU64::new(0) }
+    }
+
+    /// Sends until told to stop, or until the server's port is closed.
+    fn run(&self, server: std::net::SocketAddr) -> Result<(), Unmet> {
+        let client = Client::of(server)?;
+        let mut sent = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            for _ in 0..64 {
+                client.send(&[0x55; 32])?;
+                sent += 1;
+            }
+        }
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Runs `during` while a flood comes down on the server. Returns how many datagrams that was.
+fn flooded<T>(server: &mut Server, during: impl FnOnce(&mut Server) -> T) -> Result<(T, u64), Unmet> {
+    let flood = Flood::new();
+    let address = server.address;
+    let (result, outcome) = thread::scope(|scope| {
+        let handle = scope.spawn(|| flood.run(address));
+        let result = during(server);
+        flood.stop.store(true, Ordering::Relaxed);
+        (result, handle.join())
+    });
+    match outcome {
+        Ok(outcome) => outcome?,
+        Err(_) => return fails("the flood itself panicked"),
+    }
+    Ok((result, flood.sent.load(Ordering::Relaxed)))
+}
+
+/// How many datagrams are echoed in `time` with 64 under way.
+fn closed_loop(server: &Server, time: Duration) -> Result<u64, Unmet> {
+    let mut client = server.client()?;
+    let start = Instant::now();
+    let mut echoed = 0;
+    for _ in 0..64 {
+        client.send(&[0x33; 32])?;
+    }
+    while start.elapsed() < time {
+        client.receive()?;
+        client.send(&[0x33; 32])?;
+        echoed += 1;
+    }
+    for _ in 0..64 {
+        client.receive()?;
+        echoed += 1;
+    }
+    Ok(echoed)
+}
+
+/// Far more than it can do: it does what it can, and every datagram is accounted for.
+pub(super) fn overload(subject: &Subject) -> Result<(), Unmet> {
+    let time = Duration::from_secs(if subject.options.long { 60 } else { 5 });
+    let mut server = subject.launch().start()?;
+    let calm = Duration::from_millis(500);
+    let mut total = closed_loop(&server, calm)?;
+    let usual = total as f64 / calm.as_secs_f64();
+    let resident = server.status("VmRSS");
+    // The receive buffer overflows for certain while the server is stopped.
+    let burst = server.client()?;
+    server.freeze()?;
+    for _ in 0..5000 {
+        burst.send(&[0x77; 32])?;
+    }
+    total += 5000;
+    server.thaw()?;
+    let ((), flood) = flooded(&mut server, |server| {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline && !server.has_exited() {
+            thread::park_timeout(Duration::from_millis(20));
+        }
+    })?;
+    total += flood;
+    let mut client = server.client()?;
+    total += client.settle()?.0;
+    server.still_serves()?;
+    total += 1;
+    let grown = server.status("VmRSS").zip(resident).map(|(after, before)| after.saturating_sub(before));
+    let summary = server.stop()?;
+    ensure(summary.kernel_dropped > 0, || format!("`kernel_dropped` is 0 after an overload: {summary:?}"))?;
+    ensure(total == summary.received + summary.kernel_dropped, || {
+        format!("{total} datagrams were sent, and `received` + `kernel_dropped` is {}: {summary:?}", {
+            summary.received + summary.kernel_dropped
+        })
+    })?;
+    ensure(summary.queue_peak <= 8, || format!("the queue of 8 grew beyond: {summary:?}"))?;
+    if subject.options.long {
+        let goodput = summary.sent as f64 / summary.seconds;
+        ensure(goodput >= 0.8 * usual, || {
+            format!("{goodput:.0} echoes a second under overload, {usual:.0} without: {summary:?}")
+        })?;
+        ensure(grown.is_some_and(|kib| kib <= 8192), || format!("it grew by {grown:?} KiB"))?;
+    }
+    Ok(())
+}
+
+/// A signal gets through a flood.
+pub(super) fn signal_in_flood(subject: &Subject) -> Result<(), Unmet> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = subject.launch().start()?;
+        let (ended, _) = flooded(&mut server, |server| {
+            // The flood has begun when the first echo of another client is back, or dropped by the kernel.
+            server.client()?.settle()?;
+            let start = Instant::now();
+            server.signal(signal)?;
+            server.wait()?;
+            Ok(start.elapsed())
+        })?;
+        let took: Duration = ended.map_err(|unmet: Unmet| unmet.context(&format!("{signal} in a flood")))?;
+        let summary = server.finish()?.summary()?;
+        ensure(summary.sent > 0, || format!("it echoed nothing: {summary:?}"))?;
+        if subject.options.long {
+            ensure(took < Duration::from_millis(1100), || format!("{signal} in a flood took {took:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The end while datagrams are under way: each is accounted for, and each echo that is counted arrives.
+pub(super) fn end_under_load(subject: &Subject) -> Result<(), Unmet> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = subject.launch().start()?;
+        let mut client = server.client()?;
+        let mut sent = 0_u64;
+        let mut replies = 0;
+        for round in 0..200_u32 {
+            for _ in 0..4 {
+                client.send(&sent.to_be_bytes())?;
+                sent += 1;
+            }
+            if round == 150 {
+                server.signal(signal)?;
+                break;
+            }
+            for _ in 0..4 {
+                client.receive()?;
+                replies += 1;
+            }
+        }
+        // What comes after the signal is either read or not.
+        for _ in 0..20 {
+            client.send(&sent.to_be_bytes())?;
+            sent += 1;
+        }
+        let start = Instant::now();
+        server.wait()?;
+        let took = start.elapsed();
+        let summary = server.finish()?.summary()?;
+        replies += client.arrived()?.len() as u64;
+        ensure(summary.sent == replies, || format!("{replies} echoes arrived, not `sent`: {summary:?}"))?;
+        ensure(summary.received <= sent, || format!("{sent} were sent, and more received: {summary:?}"))?;
+        ensure(summary.queue_dropped == 0, || {
+            format!("nothing blocked, yet queued datagrams were dropped: {summary:?}")
+        })?;
+        if subject.options.long {
+            ensure(took < Duration::from_millis(1100), || format!("the end took {took:?}"))?;
+        }
+    }
+    // Nothing under way: at once, and with nothing but the summary. A signal just before the wait counts too.
+    for _ in 0..20 {
+        subject.launch().start()?.stop()?.expect(0, 0)?;
+    }
+    Ok(())
+}
+
+/// A network namespace for the server at the far end of a link on which sends block.
+struct SlowLink {
+    holder: Child,
+}
+
+impl Drop for SlowLink {
+    fn drop(&mut self) {
+        // The far end goes with the near one, at once; the namespace would take its time.
+        let _ = Command::new("ip").args(["link", "delete", "va"]).output();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+impl SlowLink {
+    /// The client's end is in this namespace, which has to be a private one.
+    fn new(rate: &str) -> Result<Self, Unmet> {
+        let holder = Command::new("unshare")
+            .args(["--net", "--", "sleep", "600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let link = Self { holder };
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let pid = link.pid();
+        eventually("a second network namespace", || {
+            (namespace(&pid).is_some() && namespace(&pid) != namespace("self")).then_some(())
+        })?;
+        let script = format!(
+            "ip link add va type veth peer name vb netns {pid} &&
+             ip addr add 10.0.0.1/24 dev va && ip link set va up &&
+             nsenter -t {pid} -n sh -c '
+                ip addr add 10.0.0.2/24 dev vb && ip link set vb up && ip link set lo up &&
+                tc qdisc add dev vb root tbf rate {rate} burst 3000 limit 1000000'"
+        );
+        // `limit` exceeds the send buffer: otherwise the link would drop instead of blocking.
+        let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            return not_asked(format!(
+                "no slow link can be made here (it takes ip and tc, package iproute2, and the kernel's sch_tbf): {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ));
+        }
+        Ok(link)
+    }
+
+    fn pid(&self) -> String {
+        self.holder.id().to_string()
+    }
+
+    fn start(&self, subject: &Subject, flags: &[&str]) -> Result<(Server, Client), Unmet> {
+        let pid = self.pid();
+        let server = subject
+            .launch()
+            .on("10.0.0.2:2042")
+            .args(["--allow-remote"])
+            .args(flags)
+            .prefix(["nsenter", "-t", &pid, "-n", "--"])
+            .start()?;
+        let mut client = Client::at(([10, 0, 0, 1], 0).into(), server.address)?;
+        // Neighbours are resolved by the first exchange.
+        client.echo(b"hello")?;
+        Ok((server, client))
+    }
+}
+
+/// Bytes in the send and in the receive buffer of the server's socket, as the kernel accounts for them.
+fn buffers(link: &SlowLink) -> Option<(u64, u64)> {
+    let table = fs::read_to_string(format!("/proc/{}/net/udp", link.pid())).ok()?;
+    // Row: number, local, remote, state, tx_queue:rx_queue, ... 10.0.0.2:2042 is the server's.
+    let row = table.lines().find(|row| row.split_whitespace().nth(1) == Some("0200000A:07FA"))?;
+    let (send, receive) = row.split_whitespace().nth(4)?.split_once(':')?;
+    Some((u64::from_str_radix(send, 16).ok()?, u64::from_str_radix(receive, 16).ok()?))
+}
+
+/// Sends datagrams of 1000 bytes, numbered, until the server's send buffer is nearly full, and then 150 at
+/// once, which a queue of 64 and the receive buffer can just hold. Returns how many that was.
+fn block(link: &SlowLink, client: &Client) -> Result<u32, Unmet> {
+    let mut sent = 0_u32;
+    let mut send = |count: u32| -> Result<u32, Unmet> {
+        for _ in 0..count {
+            let mut payload = vec![0; 1000];
+            payload[..4].copy_from_slice(&sent.to_be_bytes());
+            client.send(&payload)?;
+            sent += 1;
+        }
+        Ok(sent)
+    };
+    // The default send buffer is some 200 kB, of which such a datagram takes 2304 bytes.
+    let nearly_full = |send_buffer: u64| send_buffer > 150_000;
+    for _ in 0..1000 {
+        send(8)?;
+        let (send_buffer, _) = eventually("the server reads what arrives", || {
+            buffers(link)
+                .filter(|(send_buffer, receive_buffer)| *receive_buffer == 0 || nearly_full(*send_buffer))
+        })?;
+        if nearly_full(send_buffer) {
+            return send(150);
+        }
+    }
+    not_asked("the slow link does not block: net.core.wmem_default may be very large here")
+}
+
+/// The policies on a link that really blocks.
+pub(super) fn policies_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
+    let link = SlowLink::new("8mbit")?;
+    for policy in subject.rung()?.policies {
+        let (server, mut client) = link.start(subject, &["--queue", "64", "--on-full", policy])?;
+        let sent = u64::from(block(&link, &client)?);
+        let (probes, mut replies) = client.settle()?;
+        let summary = server.stop()?;
+        replies.extend(client.arrived()?);
+        let numbers: Vec<&[u8]> =
+            replies.iter().filter(|one| one.len() == 1000).map(|one| &one[..4]).collect();
+        ensure(numbers.is_sorted(), || format!("--on-full {policy}: the replies are out of order"))?;
+        ensure(summary.received + summary.kernel_dropped == 1 + sent + probes, || {
+            format!("{} were sent, not `received` + `kernel_dropped`: {summary:?}", 1 + sent + probes)
+        })?;
+        let has_queue = subject.rung()?.trigger != Trigger::Blocking;
+        if has_queue {
+            ensure(summary.queue_peak == 64, || {
+                format!("the queue of 64 was never full on a link that blocks, or grew beyond: {summary:?}")
+            })?;
+        }
+        expect_policy(policy, &summary)?;
+    }
+    Ok(())
+}
+
+/// The end while sends block: at most a second of draining, then an honest count; a second signal ends it
+/// at once.
+pub(super) fn end_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
+    for (first, _) in SIGNALS {
+        // About twelve of the datagrams a second. A new one each time, since it holds on to what it has.
+        let link = SlowLink::new("100kbit")?;
+        let (server, client) = link.start(subject, &["--queue", "64"])?;
+        block(&link, &client)?;
+        await_blocked(&link, &server)?;
+        // A blocked send that is interrupted may go through when it is tried again. A queue of 64 may not.
+        let at_least = if subject.rung()?.trigger == Trigger::Blocking { 0 } else { 1 };
+        end_while_blocked(subject, server, first, at_least)?;
+    }
+    if subject.rung()?.trigger == Trigger::Blocking {
+        return Ok(());
+    }
+    for (first, second) in SIGNALS {
+        let link = SlowLink::new("100kbit")?;
+        let (server, client) = link.start(subject, &["--queue", "64"])?;
+        block(&link, &client)?;
+        await_blocked(&link, &server)?;
+        end_at_once(server, first, second)?;
+    }
+    Ok(())
+}
+
+/// Likewise, with sends that block because strace says so.
+pub(super) fn end_while_sends_block(subject: &Subject) -> Result<(), Unmet> {
+    strace::available()?;
+    if subject.rung()?.trigger == Trigger::Edge {
+        return not_asked("after an injected would-block no edge follows: see the slow link");
+    }
+    for (first, second) in SIGNALS {
+        for twice in [false, true] {
+            let server = blocked_by_injection(subject)?;
+            server.client()?.send(b"never to be echoed")?;
+            eventually("a send would block", || server.trace_so_far().contains("(INJECTED)").then_some(()))?;
+            if twice {
+                end_at_once(server, first, second)?;
+            } else {
+                end_while_blocked(subject, server, first, 1)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const SIGNALS: [(Signal, Signal); 2] = [(Signal::SIGTERM, Signal::SIGINT), (Signal::SIGINT, Signal::SIGTERM)];
+
+fn end_while_blocked(
+    subject: &Subject,
+    mut server: Server,
+    signal: Signal,
+    at_least: u64,
+) -> Result<(), Unmet> {
+    let start = Instant::now();
+    server.signal(signal)?;
+    server.wait()?;
+    let took = start.elapsed();
+    let summary = server.finish()?.summary()?;
+    ensure(summary.queue_dropped >= at_least, || {
+        format!("{signal} while sends block, and nothing was left in the queue: {summary:?}")
+    })?;
+    ensure(!subject.options.long || took < Duration::from_millis(1100), || format!("the end took {took:?}"))
+}
+
+fn end_at_once(mut server: Server, first: Signal, second: Signal) -> Result<(), Unmet> {
+    server.signal(first)?;
+    // Two signals that are pending at once have no order.
+    eventually("the first signal is delivered", || (!server.has_pending_signals()).then_some(()))?;
+    server.signal(second)?;
+    server.wait()?;
+    server.finish()?.expect_status(128 + second as i32).map_err(|unmet| {
+        unmet.context(&format!("{first}, and {second} while it drains, which ends it at once"))
+    })
+}
+
+/// Waits until the server sleeps although there is something to read: only its sends can be the reason.
+fn await_blocked(link: &SlowLink, server: &Server) -> Result<(), Unmet> {
+    // A datagram that has just arrived has not woken it yet: only what lasts counts.
+    let (mut last, mut looks) = (0, 0);
+    eventually("the sends block and nothing is read any more", || {
+        let (_, receive_buffer) = buffers(link)?;
+        let blocked = server.state() == Some('S') && receive_buffer > 0 && receive_buffer == last;
+        last = receive_buffer;
+        looks = if blocked { looks + 1 } else { 0 };
+        (looks == 20).then_some(())
+    })
+}

@@ -1,0 +1,194 @@
+//! What is printed, and what happens when it cannot be.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::Subject;
+use crate::client::Client;
+use crate::server::Output;
+use crate::strace;
+use crate::verdict::{Unmet, ensure, fails};
+
+/// Another client, on a port that the guard refuses or that has to be a certain one. Its address is a random
+/// one of 127/8, so that nobody else has the pair.
+pub(super) fn client_on_port(port: u16, server: SocketAddr) -> Result<Client, Unmet> {
+    loop {
+        // Not from the seed: the checks of other servers have the same one, at the same time.
+        let ip = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(1..), fastrand::u8(1..255));
+        let own = SocketAddr::from((ip, port));
+        if let Ok(client) = Client::at(own, server) {
+            return Ok(client);
+        }
+    }
+}
+
+/// The summary as text and as JSON: last on stdout, with the numbers of what happened.
+pub(super) fn summary(subject: &Subject) -> Result<(), Unmet> {
+    for json in [false, true] {
+        let launch = subject.launch_bare().args(["--max-size", "1000"]);
+        let server = if json { launch.args(["--json"]) } else { launch }.start()?;
+        let mut client = server.client()?;
+        let refused = client_on_port(2003, server.address)?;
+        for length in [0, 1, 200] {
+            client.echo(&vec![7; length])?;
+        }
+        refused.send(&[9; 300])?;
+        refused.send(&[9; 300])?;
+        client.send(&[8; 1001])?;
+        client.echo(&[7; 1000])?;
+        let name = subject.rung()?.name;
+        let ended = server.terminate()?;
+        ended.expect_status(0)?;
+        if !json {
+            let mut lines = ended.stdout.lines();
+            ensure(
+                lines.next().is_some_and(|line| line.starts_with(&format!("{name}: listening on "))),
+                || format!("stdout does not begin with the greeting: {:?}", ended.stdout),
+            )?;
+            let text: Vec<&str> = lines.collect();
+            for (field, count) in [
+                ("received", "7"),
+                ("sent", "4"),
+                ("refused", "2"),
+                ("truncated", "1"),
+                ("queue_dropped", "0"),
+                ("queue_peak", ""),
+                ("send_errors", "0"),
+                ("receive_errors", "0"),
+                ("kernel_dropped", "0"),
+            ] {
+                // The field's name, with a blank or an underscore in it, and its count as a word of its own.
+                let found = text.iter().any(|line| {
+                    line.replace(' ', "_").contains(field)
+                        && (count.is_empty()
+                            || line.split(|c: char| !c.is_ascii_digit()).any(|word| word == count))
+                });
+                ensure(found, || {
+                    format!("the summary has no line with `{field}` and {count}: {:?}", ended.stdout)
+                })?;
+            }
+            continue;
+        }
+        let summary = ended.summary()?;
+        summary.expect(7, 4)?;
+        ensure(summary.bytes_sent == 1201, || format!("`bytes_sent` is not 1201: {summary:?}"))?;
+        ensure(summary.truncated == 1 && summary.queue_dropped == 0, || {
+            format!("`truncated` and `queue_dropped` are not 1 and 0: {summary:?}")
+        })?;
+        let refused = crate::summary::nonzero(&summary.refused);
+        ensure(refused.len() == 1 && refused.get("project_port") == Some(&2), || {
+            format!("`refused` is not {{\"project_port\": 2}}: {summary:?}")
+        })?;
+        ensure((1..=8).contains(&summary.queue_peak), || {
+            format!("`queue_peak` is not between 1 and the capacity of 8: {summary:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// No output per datagram, refused ones included; `-v` is for stderr; payloads never reach a log.
+pub(super) fn quiet(subject: &Subject) -> Result<(), Unmet> {
+    const HOSTILE: &[u8] = b"\x1b[31mred\x07\nSECRET\x1b[0m";
+    for verbose in [false, true] {
+        let launch = subject.launch();
+        let server = if verbose { launch.args(["-v"]) } else { launch }.start()?;
+        let mut client = server.client()?;
+        let refused = client_on_port(2004, server.address)?;
+        for _ in 0..50 {
+            client.echo(HOSTILE)?;
+            refused.send(HOSTILE)?;
+        }
+        client.echo(b"the last one")?;
+        let ended = server.terminate()?;
+        // That is: nothing else is on stdout.
+        ended.summary()?.expect(101, 51)?;
+        let lines = ended.stderr.lines().count();
+        if verbose {
+            for event in ["recv", "queue", "sent", "wait"] {
+                ensure(ended.stderr.contains(event), || {
+                    format!("-v shows no `{event}` on stderr: {:?}", first_lines(&ended.stderr))
+                })?;
+            }
+            ensure(lines >= 101, || format!("-v printed {lines} lines for 101 datagrams"))?;
+        } else {
+            ensure(lines <= 1, || {
+                format!("stderr has {lines} lines without -v: {:?}", first_lines(&ended.stderr))
+            })?;
+        }
+        ensure(!ended.stderr.contains('\x1b') && !ended.stderr.contains("SECRET"), || {
+            format!("bytes of a payload are on stderr: {:?}", first_lines(&ended.stderr))
+        })?;
+    }
+    Ok(())
+}
+
+fn first_lines(text: &str) -> String {
+    text.lines().take(12).collect::<Vec<_>>().join("\n")
+}
+
+/// Outputs that cannot be written, or stop being read.
+pub(super) fn no_audience(subject: &Subject) -> Result<(), Unmet> {
+    use Output::{Captured, Closed, FirstLine, Full};
+    for (stdout, stderr, flags) in [
+        (Closed, Captured, &["--json"][..]),
+        (Full, Captured, &["--json"]),
+        (FirstLine, Captured, &[]),
+        (Captured, Closed, &["-v", "--json"]),
+        (Captured, Full, &["-v", "--json"]),
+        (Captured, FirstLine, &["-v", "--json"]),
+        (Closed, Closed, &["-v"]),
+    ] {
+        let how = format!("stdout: {stdout:?}, stderr: {stderr:?}, flags: {flags:?}");
+        let told = |unmet: Unmet| unmet.context(&how);
+        let mut server =
+            subject.launch_bare().args(flags).stdout(stdout).stderr(stderr).start().map_err(told)?;
+        let mut client = server.client()?;
+        for number in 0..20_u8 {
+            client.echo(&[number]).map_err(told)?;
+        }
+        server.still_serves().map_err(told)?;
+        let ended = server.terminate().map_err(told)?;
+        ended.expect_status(0).map_err(told)?;
+        if stdout == Captured {
+            ended.summary().map_err(told)?.expect(21, 21)?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks show in strace and nowhere else.
+pub(super) fn marks(subject: &Subject) -> Result<(), Unmet> {
+    strace::available()?;
+    for marked in [true, false] {
+        let calls = strace::any_of(&["write", "sendto", "sendmsg", "recvfrom", "recvmsg"]);
+        let launch = subject.launch().traced(["-s", "64", "-e", &format!("trace={calls}")]);
+        let server = if marked { launch.args(["--marks"]) } else { launch }.start()?;
+        server.client()?.echo(b"mark this")?;
+        let ended = server.terminate()?;
+        ended.summary()?.expect(1, 1)?;
+        ensure(ended.stderr.is_empty(), || format!("stderr is not empty: {:?}", ended.stderr))?;
+        let lines: Vec<&str> = ended.trace()?.lines().collect();
+        let mark = |text: &str| {
+            let wanted = format!("\"{text}\", {}) = -1 EBADF", text.len());
+            lines.iter().position(|line| line.contains("write(") && line.contains(&wanted))
+        };
+        if !marked {
+            let failed = lines.iter().find(|line| line.contains("write(") && line.contains("EBADF"));
+            ensure(failed.is_none(), || format!("there is a mark without --marks: {failed:?}"))?;
+            continue;
+        }
+        let sent = lines.iter().position(|line| line.contains("\"mark this\"") && !line.contains("recv"));
+        let greeted = lines.iter().position(|line| line.contains("listening on"));
+        let (Some(greeted), Some(ready), Some(sent), Some(shutdown)) =
+            (greeted, mark("ready"), sent, mark("shutdown"))
+        else {
+            return fails(format!(
+                "the greeting, the mark `ready`, the echo and the mark `shutdown` are not all there:\n{}",
+                lines.join("\n")
+            ));
+        };
+        ensure(greeted < ready && ready < sent && sent < shutdown, || {
+            format!("the order is not greeting, `ready`, echo, `shutdown`:\n{}", lines.join("\n"))
+        })?;
+    }
+    Ok(())
+}
