@@ -198,8 +198,9 @@ impl<'a> Launch<'a> {
             }
         }
         let known = match &self.target.0 {
-            Kind::Rung { program, .. } => {
+            Kind::Rung { program, flags, .. } => {
                 words.push(program.display().to_string());
+                words.extend(flags.iter().cloned());
                 words.extend(self.args.iter().cloned());
                 let address = self.address.clone().unwrap_or_else(|| {
                     if self.stdout == Output::Captured || self.stdout == Output::FirstLine {

@@ -17,7 +17,14 @@ use crate::{Options, Target, Verdict, check_one, enter_private_network, requirem
 /// Takes the flags of `cargo test`. A requirement that cannot be asked on this machine passes, and a line at the
 /// end says so. `ECHO_CONTRACT_LONG=1` asks the long versions, `ECHO_CONTRACT_ROUNDS=200` asks
 /// everything so many times, `ECHO_CONTRACT_SEED` repeats a run's payloads.
-pub fn test_main(manifest_dir: &str, programs: &[&'static str]) -> ExitCode {
+pub fn test_main(manifest_dir: &str, programs: &[&str]) -> ExitCode {
+    let programs: Vec<(&str, &[&str])> = programs.iter().map(|program| (*program, &[][..])).collect();
+    test_main_with_flags(manifest_dir, &programs)
+}
+
+/// Like [`test_main`], for programs with flags of their own: a program may be there several times, each time
+/// with other flags.
+pub fn test_main_with_flags(manifest_dir: &str, programs: &[(&str, &[&str])]) -> ExitCode {
     enter_private_network();
     let mut arguments = Arguments::from_args();
     let options = Options::default();
@@ -27,40 +34,44 @@ pub fn test_main(manifest_dir: &str, programs: &[&'static str]) -> ExitCode {
         std::env::var("ECHO_CONTRACT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
     let not_asked = Arc::new(Mutex::new(Vec::new()));
     let mut trials = vec![everything_is_listed(manifest_dir, programs)];
-    for round in 0..rounds {
-        for program in programs {
-            let target = match Target::rung(program) {
-                Ok(target) => target,
-                Err(why) => {
-                    trials.push(Trial::test(*program, move || Err(Failed::from(why))));
-                    continue;
-                }
-            };
-            let name = target.entry().map_or(*program, |rung| rung.name);
-            for requirement in requirements() {
-                let (target, mut options) = (target.clone(), options.clone());
-                options.seed = options.seed.wrapping_add(round);
-                let title = format!("{name}::{}::{}", requirement.id, requirement.name);
-                let title = if rounds > 1 { format!("{title}::{round}") } else { title };
-                let sentence = requirement.sentence;
-                let not_asked = Arc::clone(&not_asked);
-                trials.push(Trial::test(title.clone(), move || {
-                    match check_one(requirement, &target, &options).verdict {
-                        Verdict::Holds => Ok(()),
-                        Verdict::NotAsked { why } => {
-                            not_asked
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .push(format!("{title}: {why}"));
-                            Ok(())
-                        }
-                        Verdict::Fails { evidence } => Err(Failed::from(format!(
-                            "{sentence}\n  does not hold: {evidence}\n  (ECHO_CONTRACT_SEED={})",
-                            options.seed
-                        ))),
-                    }
-                }));
+    for (program, flags) in programs {
+        let target = match Target::rung(program) {
+            Ok(target) => target.with_flags(*flags),
+            Err(why) => {
+                trials.push(Trial::test(*program, move || Err(Failed::from(why))));
+                continue;
             }
+        };
+        let mut name = target.entry().map_or(*program, |rung| rung.name).to_owned();
+        for flag in *flags {
+            name = format!("{name} {flag}");
+        }
+        for (round, requirement) in
+            (0..rounds).flat_map(|round| requirements().iter().map(move |one| (round, one)))
+        {
+            let mut title = format!("{name}::{}::{}", requirement.id, requirement.name);
+            if rounds > 1 {
+                title = format!("{title}::{round}");
+            }
+            let (target, mut options, not_asked) = (target.clone(), options.clone(), Arc::clone(&not_asked));
+            options.seed = options.seed.wrapping_add(round);
+            trials.push(Trial::test(title.clone(), move || {
+                let verdict = check_one(requirement, &target, &options).verdict;
+                match verdict {
+                    Verdict::Holds => Ok(()),
+                    Verdict::NotAsked { why } => {
+                        not_asked
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(format!("{title}: {why}"));
+                        Ok(())
+                    }
+                    Verdict::Fails { evidence } => Err(Failed::from(format!(
+                        "{}\n  does not hold: {evidence}\n  (ECHO_CONTRACT_SEED={})",
+                        requirement.sentence, options.seed
+                    ))),
+                }
+            }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -74,11 +85,11 @@ pub fn test_main(manifest_dir: &str, programs: &[&'static str]) -> ExitCode {
 }
 
 /// A server that is built but not listed would escape the contract.
-fn everything_is_listed(manifest_dir: &str, programs: &[&str]) -> Trial {
+fn everything_is_listed(manifest_dir: &str, programs: &[(&str, &[&str])]) -> Trial {
     let sources = Path::new(manifest_dir).join("src/bin");
     let listed: BTreeSet<String> = programs
         .iter()
-        .filter_map(|program| Some(Path::new(program).file_name()?.to_str()?.to_owned()))
+        .filter_map(|(program, _)| Some(Path::new(program).file_name()?.to_str()?.to_owned()))
         .collect();
     Trial::test("every echo server of this crate is listed", move || {
         let found: BTreeSet<String> = fs::read_dir(&sources)?

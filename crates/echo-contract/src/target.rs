@@ -12,7 +12,7 @@ pub struct Target(pub(crate) Kind);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// A server of the ladder: the whole contract is asked.
-    Rung { program: PathBuf, name: String, env: Vec<(String, String)> },
+    Rung { program: PathBuf, name: String, flags: Vec<String>, env: Vec<(String, String)> },
     /// Anybody's server: only what shows on the wire is asked.
     Foreign { command: Vec<String> },
 }
@@ -36,7 +36,7 @@ impl Target {
             ));
         }
         let name = name.to_owned();
-        Ok(Self(Kind::Rung { program: program.to_owned(), name, env: Vec::new() }))
+        Ok(Self(Kind::Rung { program: program.to_owned(), name, flags: Vec::new(), env: Vec::new() }))
     }
 
     /// Anybody's server: a program and its arguments, in which `{addr}`, `{host}` and `{port}` stand for
@@ -59,6 +59,15 @@ impl Target {
             ));
         }
         Ok(Self(Kind::Foreign { command }))
+    }
+
+    /// The same, started with flags of its own in front of those that a check gives it. For a server of the
+    /// ladder; the command of a foreign one holds its flags already.
+    pub fn with_flags<S: ToString>(mut self, more: impl IntoIterator<Item = S>) -> Self {
+        if let Kind::Rung { flags, .. } = &mut self.0 {
+            flags.extend(more.into_iter().map(|flag| flag.to_string()));
+        }
+        self
     }
 
     /// The same, started with the environment variable `name` set to `value`.

@@ -48,7 +48,7 @@ impl From<Result<(), Unmet>> for Verdict {
     fn from(result: Result<(), Unmet>) -> Self {
         match result {
             Ok(()) => Self::Holds,
-            Err(Unmet::Fails(evidence)) => Self::Fails { evidence },
+            Err(Unmet::Fails(evidence)) => Self::Fails { evidence: shorten(evidence) },
             Err(Unmet::NotAsked(why)) => Self::NotAsked { why },
         }
     }
@@ -80,4 +80,16 @@ pub(crate) fn show(bytes: &[u8]) -> String {
 pub(crate) fn difference(expected: &[u8], got: &[u8]) -> String {
     let at = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(expected.len().min(got.len()));
     format!("expected {}, got {}, different from byte {at} on", show(expected), show(got))
+}
+
+/// Evidence is to be read: of pages of output the beginning and the end say enough.
+fn shorten(evidence: String) -> String {
+    const ENOUGH: usize = 4000;
+    if evidence.chars().count() <= ENOUGH {
+        return evidence;
+    }
+    let start: String = evidence.chars().take(ENOUGH / 2).collect();
+    let end: Vec<char> = evidence.chars().rev().take(ENOUGH / 2).collect();
+    let end: String = end.into_iter().rev().collect();
+    format!("{start} [...] {end}")
 }

@@ -1,0 +1,10 @@
+//! Every echo server of this layer against the whole contract: `cargo test -p mio-rungs --test contract`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    echo_contract::test_main(
+        env!("CARGO_MANIFEST_DIR"),
+        &[env!("CARGO_BIN_EXE_echo-mio-level"), env!("CARGO_BIN_EXE_echo-mio-edge")],
+    )
+}
