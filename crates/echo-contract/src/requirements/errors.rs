@@ -417,6 +417,8 @@ fn expect_replies(policy: &str, summary: &Summary, replies: &[Vec<u8>]) -> Resul
 /// A server whose sends never go through.
 pub(super) fn blocked_by_injection(subject: &Subject) -> Result<Server, Unmet> {
     let before = calls_before_ready(subject, SENDS)?;
-    let options = injection(SENDS, "EAGAIN", &before, |already| format!("{}+", already + 1));
+    let mut options = injection(SENDS, "EAGAIN", &before, |already| format!("{}+", already + 1));
+    // Which tells when a signal's handler has returned.
+    options[1].push_str(",?rt_sigreturn");
     subject.launch().traced(options).start()
 }
