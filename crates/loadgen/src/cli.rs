@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{report, serve};
+use crate::{report, run, serve};
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -31,17 +31,32 @@ struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
 enum Command {
+    /// One run at a constant rate
+    Run(run::RunArgs),
     /// A misbehaving target
     Serve(serve::ServeArgs),
     /// Merge and render saved runs
     Report(report::ReportArgs),
 }
 
+/// Ends the process for wrong usage that clap cannot see, in clap's own words.
+pub(crate) fn usage(subcommand: &str, message: &str) -> ! {
+    let mut command = Cli::command();
+    command.build();
+    let command = command.find_subcommand_mut(subcommand);
+    match command {
+        Some(command) => command.error(clap::error::ErrorKind::MissingRequiredArgument, message).exit(),
+        None => Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit(),
+    }
+}
+
 /// Parses the command line, runs the subcommand, and turns its outcome into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Report(args) => report::run(args),
     };

@@ -152,6 +152,14 @@ impl Engine {
         self.in_flight >= self.cap
     }
 
+    /// True when nothing more will become due.
+    pub fn released_all(&self) -> bool {
+        match self.work.closed {
+            Some(Closed::AsFastAsPossible) => self.stopped,
+            _ => self.backlog.next_due().is_none(),
+        }
+    }
+
     /// When to call [`Engine::wake`] next; `None` when nothing is left to wait for.
     pub fn next_wake(&self) -> Option<Nanos> {
         let due = match self.work.closed {

@@ -159,6 +159,28 @@ impl Schedule {
         cursor
     }
 
+    /// When request `index` is due, within the schedule or after it; `None` for Poisson arrivals, which have no
+    /// formula, and past a trace's or the last step's end.
+    pub fn at(&self, index: u64) -> Option<Nanos> {
+        match &self.arrival {
+            Arrival::Constant(rate) => Some(rate.at(index)),
+            Arrival::Ramp(from, to) => ramp(from.per_second(), to.per_second(), self.duration, index),
+            Arrival::Steps(rates, each) => {
+                let mut rest = index;
+                for (step, rate) in rates.iter().enumerate() {
+                    let in_step = rate.count_before(*each);
+                    if rest < in_step {
+                        return Some(step as u64 * each + rate.at(rest));
+                    }
+                    rest -= in_step;
+                }
+                None
+            }
+            Arrival::Trace(times) => times.get(usize::try_from(index).ok()?).copied(),
+            Arrival::Poisson(..) => None,
+        }
+    }
+
     /// How many requests are due before `end` (and within the schedule), in all shares together.
     pub fn count_before(&self, end: Nanos) -> u64 {
         let end = end.min(self.duration);
@@ -248,22 +270,6 @@ impl Cursor {
     fn compute(&mut self) -> Option<Nanos> {
         let i = self.index;
         let at = match &self.schedule.arrival {
-            Arrival::Constant(rate) => rate.at(i),
-            Arrival::Ramp(from, to) => ramp(from.per_second(), to.per_second(), self.schedule.duration, i)?,
-            Arrival::Steps(rates, each) => {
-                let mut rest = i;
-                let mut found = None;
-                for (step, rate) in rates.iter().enumerate() {
-                    let in_step = rate.count_before(*each);
-                    if rest < in_step {
-                        found = Some(step as u64 * each + rate.at(rest));
-                        break;
-                    }
-                    rest -= in_step;
-                }
-                found?
-            }
-            Arrival::Trace(times) => *times.get(usize::try_from(i).ok()?)?,
             Arrival::Poisson(rate, _) => {
                 let mean = 1e9 / rate.per_second();
                 let stream = self.stream.as_mut()?;
@@ -274,6 +280,7 @@ impl Cursor {
                 }
                 stream.at as Nanos
             }
+            _ => self.schedule.at(i)?,
         };
         (at < self.schedule.duration).then_some(at)
     }

@@ -155,6 +155,22 @@ pub struct UdpCounts {
     pub corrupt: u64,
     /// Replies that our own socket's buffer dropped: the generator was the limit.
     pub kernel_dropped: u64,
+    /// Times the target's host said that nobody listens there.
+    pub refused: u64,
+}
+
+impl UdpCounts {
+    /// Adds another worker's or another run's counts.
+    pub fn add(&mut self, other: &UdpCounts) {
+        self.sent += other.sent;
+        self.lost += other.lost;
+        self.duplicates += other.duplicates;
+        self.reordered += other.reordered;
+        self.late += other.late;
+        self.corrupt += other.corrupt;
+        self.kernel_dropped += other.kernel_dropped;
+        self.refused += other.refused;
+    }
 }
 
 /// One window of the run, by completion time. Windows without any completion stand in the list too.

@@ -1,0 +1,579 @@
+//! The flags that `run`, `search` and `compare` share, and what they amount to.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::clock::{Nanos, nanos};
+use crate::engine::Closed;
+use crate::live::{Spec, What};
+use crate::pacer::Kind;
+use crate::protocol::{Route, http, udp};
+use crate::report::model::Plan;
+use crate::schedule::{Arrival, Rate, Schedule, Share};
+use crate::slo::Objective;
+use crate::target::{Scheme, Target};
+use crate::template::{Data, Described, Requests};
+
+/// A duration as people write it (`200ms`, `3s`, `1m`), in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Nanos);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration: Duration = humantime::parse_duration(text)
+            .map_err(|e| format!("{text:?} is not a duration ({e}): write 200ms, 3s, 1m or 2h"))?;
+        // A year is longer than any run and short enough for every sum of such spans.
+        if duration > Duration::from_secs(366 * 24 * 3600) {
+            return Err(format!("{text:?} is too long: a year is the most"));
+        }
+        Ok(Self(duration.as_nanos() as Nanos))
+    }
+}
+
+impl Span {
+    fn above_zero(text: &str) -> Result<Self, String> {
+        let span: Self = text.parse()?;
+        if span.0 == 0 { Err(format!("{text:?} is no time at all: give more than zero")) } else { Ok(span) }
+    }
+
+    /// In seconds.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+}
+
+/// What is measured: a URL, or a scenario file that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetArg {
+    /// A URL.
+    Url(Target),
+    /// `*.toml`.
+    Scenario(PathBuf),
+}
+
+impl FromStr for TargetArg {
+    type Err = crate::target::BadTarget;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if !text.contains("://") && text.ends_with(".toml") {
+            return Ok(Self::Scenario(text.into()));
+        }
+        text.parse().map(Self::Url)
+    }
+}
+
+/// Distribution of the arrivals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ArrivalArg {
+    /// Evenly spaced
+    Constant,
+    /// Exponential gaps, from the seed
+    Poisson,
+}
+
+fn connections(text: &str) -> Result<Option<usize>, String> {
+    match text {
+        "auto" => Ok(None),
+        _ => match text.parse() {
+            Ok(n @ 1..=1_000_000) => Ok(Some(n)),
+            _ => Err(format!("{text:?} is no number of connections: give auto or 1 to 1000000")),
+        },
+    }
+}
+
+fn shard(text: &str) -> Result<Share, String> {
+    let parse = || {
+        let (part, of) = text.split_once('/')?;
+        let share = Share { part: part.parse().ok()?, of: of.parse().ok()? };
+        (share.part < share.of && share.of <= 1_000_000).then_some(share)
+    };
+    parse().ok_or_else(|| format!("{text:?} is no shard: give I/N with I from 0 to N - 1, such as 0/4"))
+}
+
+fn start_at(text: &str) -> Result<SystemTime, String> {
+    if let Ok(seconds) = text.parse::<f64>()
+        && (0.0..1e12).contains(&seconds)
+    {
+        return Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds));
+    }
+    humantime::parse_rfc3339_weak(text)
+        .map_err(|_| format!("{text:?} is no moment: give seconds since 1970, or 2030-01-31T12:00:00Z (UTC)"))
+}
+
+fn percentile(text: &str) -> Result<f64, String> {
+    if text == "max" {
+        return Ok(100.0);
+    }
+    let number = text.strip_prefix('p').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(p) if p > 0.0 && p <= 100.0 => Ok(p),
+        _ => Err(format!(
+            "{text:?} is no percentile: give max, or a number above 0 and up to 100 such as 99.9"
+        )),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("{text:?} is no ratio: give a number from 0 to 1 such as 0.001")),
+    }
+}
+
+/// A width as `1%` or `0.01`.
+pub(crate) fn width(text: &str) -> Result<f64, String> {
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().map(|p| p / 100.0),
+        None => text.parse(),
+    };
+    match number {
+        Ok(width) if (0.0005..=0.5).contains(&width) => Ok(width),
+        _ => Err(format!("{text:?} is no width: give 0.05% to 50%, such as 1%")),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("{text:?} is no header: give 'Name: value'")),
+    }
+}
+
+fn method(text: &str) -> Result<String, String> {
+    match ::http::Method::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{text:?} is no HTTP method: give GET, POST or another token")),
+    }
+}
+
+/// `--ramp A:B:DUR`.
+fn ramp(text: &str) -> Result<(Rate, Rate, Span), String> {
+    let parts: Vec<&str> = text.splitn(3, ':').collect();
+    let [from, to, span] = parts[..] else {
+        return Err(format!("{text:?} is no ramp: give FROM:TO:DURATION, such as 100:2000:30s"));
+    };
+    let rate = |text: &str| text.parse::<Rate>().map_err(|e| e.to_string());
+    Ok((rate(from)?, rate(to)?, Span::above_zero(span)?))
+}
+
+/// `--steps R,R..:DUR`.
+fn steps(text: &str) -> Result<(Vec<Rate>, Span), String> {
+    let (rates, span) = text.rsplit_once(':').ok_or_else(|| {
+        format!("{text:?} are no steps: give RATE,RATE,...:DURATION, such as 100,200,400:10s")
+    })?;
+    let rates =
+        rates.split(',').map(str::parse::<Rate>).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    Ok((rates, Span::above_zero(span)?))
+}
+
+/// When requests start.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ScheduleArgs {
+    /// Requests a second: 1000, 0.5, or 600/m
+    #[arg(long, value_name = "R")]
+    pub rate: Option<Rate>,
+    /// Length of the measured schedule
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = Span::above_zero)]
+    pub duration: Span,
+    /// The rate moves from A to B over DUR
+    #[arg(long, value_name = "A:B:DUR", value_parser = ramp, conflicts_with_all = ["rate", "duration", "steps"])]
+    pub ramp: Option<(Rate, Rate, Span)>,
+    /// These rates one after the other, each for DUR
+    #[arg(long, value_name = "R,R..:DUR", value_parser = steps, conflicts_with_all = ["rate", "duration"])]
+    pub steps: Option<(Vec<Rate>, Span)>,
+    /// For comparison only: send when the reply before has come (with --rate: skip starts for which no connection is
+    /// free)
+    #[arg(long)]
+    pub closed_loop: bool,
+}
+
+impl ScheduleArgs {
+    /// The schedule, and whether the loop is closed.
+    ///
+    /// # Errors
+    /// No rate at all: a usage error.
+    pub fn schedule(&self, arrival: ArrivalArg, seed: u64) -> Result<(Schedule, Option<Closed>), String> {
+        let duration = self.duration.0;
+        let closed = self.closed_loop.then_some(if self.rate.is_some() {
+            Closed::Paced
+        } else {
+            Closed::AsFastAsPossible
+        });
+        let schedule = match (self.rate, self.ramp, &self.steps) {
+            (Some(rate), ..) => {
+                let arrival = match arrival {
+                    ArrivalArg::Constant => Arrival::Constant(rate),
+                    ArrivalArg::Poisson => Arrival::Poisson(rate, seed),
+                };
+                Schedule { arrival, duration }
+            }
+            (None, Some((from, to, span)), _) => {
+                Schedule { arrival: Arrival::Ramp(from, to), duration: span.0 }
+            }
+            (None, None, Some((rates, span))) => {
+                let duration = span.0.saturating_mul(rates.len() as u64);
+                Schedule { arrival: Arrival::Steps(rates.clone().into(), span.0), duration }
+            }
+            // The loop itself decides: its schedule holds only the duration.
+            (None, None, None) if self.closed_loop => {
+                Schedule { arrival: Arrival::Trace(Arc::new([])), duration }
+            }
+            (None, None, None) => {
+                return Err("give --rate R (or --ramp, --steps, or --closed-loop)".to_owned());
+            }
+        };
+        if self.closed_loop && (self.ramp.is_some() || self.steps.is_some()) {
+            return Err("--closed-loop goes with --rate or alone, not with --ramp or --steps".to_owned());
+        }
+        Ok((schedule, closed))
+    }
+
+    /// As it stands in a result.
+    fn text(&self) -> String {
+        match (&self.rate, &self.ramp, &self.steps) {
+            (Some(rate), ..) => rate.to_string(),
+            (_, Some((a, b, span)), _) => format!("{a}:{b}:{}s", span.seconds()),
+            (_, _, Some((rates, span))) => {
+                let rates: Vec<String> = rates.iter().map(Rate::to_string).collect();
+                format!("{}:{}s", rates.join(","), span.seconds())
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// How the generator goes about it.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LoadArgs {
+    /// Distribution of the arrivals
+    #[arg(long, value_enum, default_value = "constant")]
+    pub arrival: ArrivalArg,
+    /// Requests before the measured ones, in no count [run: 5s; search: a quarter of a trial, at most 1s]
+    #[arg(long, value_name = "DUR")]
+    pub warmup: Option<Span>,
+    /// Seed of everything random [chosen and printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// How a worker waits for the next request
+    #[arg(long, value_enum, default_value = "timerfd")]
+    pub pacer: Kind,
+    /// Release all requests due within DUR at one wake: fewer wakes, and up to DUR of send lag
+    #[arg(long, value_name = "DUR", default_value = "0s")]
+    pub coalesce: Span,
+    /// Worker threads
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: u16,
+    /// Most connections (sockets for udp), or auto: opened when none is idle, up to four times what Little's law asks
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = connections)]
+    pub connections: ConnectionsArg,
+    /// Cancel a request at this age, counted from its intended start
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = Span::above_zero)]
+    pub timeout: Span,
+    /// Wait this long for unfinished requests at the end
+    #[arg(long, value_name = "DUR", default_value = "5s")]
+    pub grace: Span,
+    /// This process makes the requests i = I (mod N) of one schedule; merge the results with report
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub shard: Option<Share>,
+    /// Start at this moment (seconds since 1970, or 2030-01-31T12:00:00Z), so that several machines start together
+    #[arg(long, value_name = "TIME", value_parser = start_at)]
+    pub start_at: Option<SystemTime>,
+    /// HTTP method
+    #[arg(long, value_name = "M", value_parser = method)]
+    pub method: Option<String>,
+    /// HTTP header, 'Name: value'; may be given several times
+    #[arg(long, value_name = "H", value_parser = header)]
+    pub header: Vec<(String, String)>,
+    /// Body (http), or what is sent after connecting (tcp)
+    #[arg(long, value_name = "TEXT|@FILE")]
+    pub body: Option<String>,
+    /// Size of a datagram
+    #[arg(long, value_name = "BYTES", default_value = "64",
+          value_parser = clap::value_parser!(u32).range(udp::SMALLEST as i64..=udp::LARGEST as i64))]
+    pub size: u32,
+    /// Local addresses to connect from, in turn
+    #[arg(long, value_name = "IP", num_args = 1..)]
+    pub source: Vec<IpAddr>,
+    /// Rows for {{templates}} in path, headers and body: a CSV file with a header line
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Trust the certificates in this PEM file instead of the public roots
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+}
+
+/// What `--connections` says; `None` is auto. (An alias: clap takes a plain `Option` for an optional flag.)
+pub type ConnectionsArg = std::option::Option<usize>;
+
+/// The objective.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SloArgs {
+    /// The limit on the latency
+    #[arg(long, value_name = "L", value_parser = Span::above_zero)]
+    pub max_latency: Option<Span>,
+    /// The percentile that it is asked of
+    #[arg(long, value_name = "P", default_value = "max", value_parser = percentile)]
+    pub percentile: f64,
+    /// The largest share of errors, timeouts and unfinished requests; always judged
+    #[arg(long, value_name = "E", default_value = "0.001", value_parser = ratio)]
+    pub error_ratio: f64,
+}
+
+impl SloArgs {
+    /// The objective.
+    pub fn objective(&self) -> Objective {
+        Objective {
+            max_latency: self.max_latency.map(|span| span.0),
+            percentile: self.percentile,
+            error_ratio: self.error_ratio,
+        }
+    }
+}
+
+/// A scenario file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scenario {
+    target: String,
+    data: Option<PathBuf>,
+    #[serde(default)]
+    headers: toml::Table,
+    request: Vec<ScenarioRequest>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScenarioRequest {
+    name: Option<String>,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default = "get")]
+    method: String,
+    path: Option<String>,
+    #[serde(default)]
+    headers: toml::Table,
+    body: Option<String>,
+    body_file: Option<PathBuf>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn table(headers: &toml::Table) -> Vec<(String, String)> {
+    let text = |value: &toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    headers.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+fn body_file(path: &Path) -> anyhow::Result<Bytes> {
+    let read = std::fs::read(path);
+    Ok(read.with_context(|| format!("cannot read the body file {}: check its name", path.display()))?.into())
+}
+
+impl LoadArgs {
+    fn body(&self) -> anyhow::Result<Bytes> {
+        match self.body.as_deref() {
+            None => Ok(Bytes::new()),
+            Some(text) => match text.strip_prefix('@') {
+                Some(path) => body_file(Path::new(path)),
+                None => Ok(Bytes::copy_from_slice(text.as_bytes())),
+            },
+        }
+    }
+
+    /// The target, the kinds of requests and their data.
+    fn requests(&self, target: &TargetArg) -> anyhow::Result<(Target, Vec<Described>, Data)> {
+        let data = |path: &Option<PathBuf>| path.as_deref().map_or_else(|| Ok(Data::default()), Data::read);
+        match target {
+            TargetArg::Url(target) => {
+                let described = Described {
+                    name: None,
+                    weight: 1,
+                    method: self.method.clone().unwrap_or_else(get),
+                    path: target.path.clone(),
+                    headers: self.header.clone(),
+                    body: self.body()?,
+                };
+                Ok((target.clone(), vec![described], data(&self.data)?))
+            }
+            TargetArg::Scenario(path) => {
+                let what = || format!("cannot use the scenario {}", path.display());
+                let text = std::fs::read_to_string(path).with_context(what)?;
+                let scenario: Scenario = toml::from_str(&text).with_context(what)?;
+                let target: Target = scenario.target.parse().with_context(what)?;
+                let http = matches!(target.scheme, Scheme::Http | Scheme::Https);
+                anyhow::ensure!(http, "{}: only http and https targets have scenarios", what());
+                // Files are named relative to the scenario.
+                let beside = |file: &PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
+                let mut described = Vec::new();
+                for (i, request) in scenario.request.iter().enumerate() {
+                    let mut headers = table(&scenario.headers);
+                    headers.extend(table(&request.headers));
+                    headers.extend(self.header.iter().cloned());
+                    let body = match (&request.body, &request.body_file) {
+                        (Some(text), _) => Bytes::copy_from_slice(text.as_bytes()),
+                        (None, Some(file)) => body_file(&beside(file))?,
+                        (None, None) => Bytes::new(),
+                    };
+                    described.push(Described {
+                        name: Some(request.name.clone().unwrap_or_else(|| format!("request {}", i + 1))),
+                        weight: request.weight,
+                        method: request.method.clone(),
+                        path: request.path.clone().unwrap_or_else(|| target.path.clone()),
+                        headers,
+                        body,
+                    });
+                }
+                let rows = self.data.clone().or_else(|| scenario.data.as_ref().map(beside));
+                Ok((target, described, data(&rows)?))
+            }
+        }
+    }
+
+    /// The seed given, or one from the clock, which is printed with the result.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            // Short enough to be typed again.
+            since.as_nanos() as u64 % 1_000_000_007
+        })
+    }
+
+    /// Everything for a run against `target`.
+    ///
+    /// # Errors
+    /// A host that does not resolve, a file that cannot be read, a request that cannot be made.
+    pub fn spec(
+        &self,
+        target: &TargetArg,
+        schedule: Schedule,
+        closed: Option<Closed>,
+        objective: Objective,
+        seed: u64,
+    ) -> anyhow::Result<(Spec, Target)> {
+        let (target, described, data) = self.requests(target)?;
+        let to = target.resolve()?;
+        if let Some(source) = self.source.iter().find(|source| source.is_ipv4() != to.is_ipv4()) {
+            anyhow::bail!("--source {source} cannot reach {to}: give addresses of the same family");
+        }
+        let route = Arc::new(Route { to, from: self.source.clone() });
+        let what = match target.scheme {
+            Scheme::Http | Scheme::Https => {
+                let requests = Arc::new(Requests::new(&described, &target.authority(), &data, seed)?);
+                let tls = match target.scheme {
+                    Scheme::Https => Some(http::tls(&target.host, self.cacert.as_deref())?),
+                    _ => None,
+                };
+                What::Http(route, requests, tls)
+            }
+            Scheme::Udp => What::Udp(route, self.size as usize),
+            Scheme::Tcp => What::Line(route, self.body()?),
+        };
+        anyhow::ensure!(
+            !(closed.is_some() && target.scheme == Scheme::Udp),
+            "--closed-loop needs a connection to wait on: give an http or tcp target"
+        );
+        let spec = Spec {
+            what,
+            schedule,
+            share: self.shard.unwrap_or(Share::ALL),
+            warm_up: self.warmup.map_or(nanos(5.0), |span| span.0),
+            start_at: self.start_at,
+            pacer: self.pacer,
+            coalesce: self.coalesce.0,
+            threads: self.threads as usize,
+            connections: self.connections,
+            timeout: self.timeout.0,
+            grace: self.grace.0,
+            closed,
+            objective,
+            abort_early: false,
+        };
+        Ok((spec, target))
+    }
+}
+
+/// What was asked for, as it stands in the result.
+pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) -> Plan {
+    let open_rate = (spec.closed != Some(Closed::AsFastAsPossible)).then(|| spec.schedule.mean_rate());
+    let arrival = match (&spec.schedule.arrival, spec.closed) {
+        (_, Some(_)) => "closed",
+        (Arrival::Constant(_), _) => "constant",
+        (Arrival::Poisson(..), _) => "poisson",
+        (Arrival::Ramp(..), _) => "ramp",
+        (Arrival::Steps(..), _) => "steps",
+        (Arrival::Trace(_), _) => "trace",
+    };
+    Plan {
+        target: target.to_string(),
+        protocol: target.scheme.name().to_owned(),
+        arrival: arrival.to_owned(),
+        rate: open_rate,
+        rate_text: args.map_or_else(String::new, ScheduleArgs::text),
+        duration: spec.schedule.duration as f64 / 1e9,
+        warmup: spec.warm_up as f64 / 1e9,
+        pacer: spec.pacer.name().to_owned(),
+        coalesce: spec.coalesce as f64 / 1e9,
+        threads: spec.threads as u64,
+        connections: spec.connections.unwrap_or(0) as u64,
+        connections_used: 0,
+        timeout: spec.timeout as f64 / 1e9,
+        grace: spec.grace as f64 / 1e9,
+        shard: spec.share.part,
+        shards: spec.share.of,
+        merged_shards: vec![spec.share.part],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn flags_that_are_none_are_refused_with_a_next_step() {
+        for (text, error) in [
+            ("3", Span::above_zero("3").unwrap_err()),
+            ("0s", Span::above_zero("0s").unwrap_err()),
+            ("4/4", shard("4/4").unwrap_err()),
+            ("x", percentile("x").unwrap_err()),
+            ("2", ratio("2").unwrap_err()),
+            ("0", connections("0").unwrap_err()),
+            ("90%", width("90%").unwrap_err()),
+            ("1:2", ramp("1:2").unwrap_err()),
+            ("1,0:3s", steps("1,0:3s").unwrap_err()),
+            ("yesterday", start_at("yesterday").unwrap_err()),
+        ] {
+            assert!(error.contains(": "), "{text}: {error}");
+        }
+        assert_eq!(percentile("p99.9"), Ok(99.9));
+        assert_eq!(width("1%"), Ok(0.01));
+        assert_eq!(shard("3/4"), Ok(Share { part: 3, of: 4 }));
+    }
+
+    proptest! {
+        /// R23: no text makes a parser of flags panic.
+        #[test]
+        fn any_text_is_a_flag_or_an_error(text in "\\PC{0,16}|[0-9.,:/%smhp]{0,16}") {
+            let _ = (text.parse::<Span>(), shard(&text), percentile(&text), ratio(&text), connections(&text));
+            let _ = (width(&text), ramp(&text), steps(&text), start_at(&text), header(&text), method(&text));
+            let _ = text.parse::<TargetArg>();
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How a request is made of each kind of target.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::net::TcpStream;
+
+use crate::clock::{Clock as _, Monotonic, Nanos};
+use crate::engine::{Engine, Slot};
+use crate::record::Ending;
+use crate::schedule::Job;
+
+pub mod http;
+pub mod line;
+pub mod udp;
+
+/// One connection's way of making requests: native `async`, generic, never boxed.
+#[allow(async_fn_in_trait, reason = "used on one thread only: no Send bound is wanted")]
+pub trait Protocol {
+    /// Makes one request and says how it ended. May be dropped at a timeout; then [`Protocol::abandon`] follows.
+    async fn fire(&mut self, context: &Context<'_>) -> Ending;
+
+    /// Drops whatever a cancelled request left behind.
+    fn abandon(&mut self);
+
+    /// Looks after the connection while there is nothing to send; never returns.
+    async fn idle(&mut self);
+}
+
+/// What a request tells the engine while it is under way.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The engine of this worker.
+    pub engine: &'a RefCell<Engine>,
+    /// The connection.
+    pub slot: Slot,
+    /// The request.
+    pub job: Job,
+}
+
+impl Context<'_> {
+    /// The request has its connection since `at`; `took`: how long establishing it took, when it is new.
+    pub fn connected(&self, at: Nanos, took: Option<Nanos>) {
+        self.engine.borrow_mut().connected(self.slot, at, took);
+    }
+
+    /// The first byte of the reply is there.
+    pub fn first_byte(&self) {
+        self.engine.borrow_mut().first_byte(self.slot, Monotonic.now());
+    }
+
+    /// Counts the request under a name.
+    pub fn named(&self, name: &str) {
+        if self.job.measured {
+            let requests = &mut self.engine.borrow_mut().recorder.requests;
+            match requests.get_mut(name) {
+                Some(count) => *count += 1,
+                None => _ = requests.insert(name.to_owned(), 1),
+            }
+        }
+    }
+}
+
+/// Where connections come from and go to.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The target's address.
+    pub to: SocketAddr,
+    /// Local addresses to take in turn; empty lets the kernel choose.
+    pub from: Vec<IpAddr>,
+}
+
+impl Route {
+    /// The local address of the `n`th connection.
+    pub fn source(&self, n: u64) -> Option<IpAddr> {
+        if self.from.is_empty() { None } else { Some(self.from[(n % self.from.len() as u64) as usize]) }
+    }
+
+    /// Connects, without Nagle's delay.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn connect(&self, n: u64) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(SocketProtocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if let Some(source) = self.source(n) {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        let stream = tokio::net::TcpSocket::from_std_stream(socket.into()).connect(self.to).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// The class under which an I/O error is counted.
+pub fn class(error: &io::Error) -> Cow<'static, str> {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionRefused => "connection refused".into(),
+        Kind::ConnectionReset => "connection reset".into(),
+        Kind::ConnectionAborted => "connection aborted".into(),
+        Kind::BrokenPipe => "connection closed".into(),
+        Kind::UnexpectedEof => "response cut short".into(),
+        Kind::TimedOut => "connect timed out".into(),
+        Kind::HostUnreachable | Kind::NetworkUnreachable => "unreachable".into(),
+        Kind::AddrInUse | Kind::AddrNotAvailable => "no local port left".into(),
+        _ => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+            Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => "no descriptor left".into(),
+            Some(errno) => format!("{errno:?}").into(),
+            None => error.kind().to_string().into(),
+        },
+    }
+}

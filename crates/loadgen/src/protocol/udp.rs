@@ -1,0 +1,684 @@
+//! UDP echo: each datagram carries its index and its intended time, so a reply tells by itself what it answers. A
+//! bitmap of the outstanding indices gives loss, duplicates and late replies.
+//!
+//! Datagrams due together leave by one sendmmsg, and replies are taken by recvmmsg: at 200,000 a second a call for
+//! each would be half of the cost.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use super::{Route, class};
+use crate::clock::{Clock as _, Monotonic, Nanos};
+use crate::engine::{Connections, Work};
+use crate::live::{CpuUse, Desk, GLANCE, WorkerEnd};
+use crate::pacer::{Kind, Pacer};
+use crate::record::{Ending, Recorder, Stamps};
+use crate::report::model::UdpCounts;
+use crate::schedule::{Backlog, Cursor, Due, Job, Schedule, Share};
+
+/// The smallest datagram: an index and a time.
+pub const SMALLEST: usize = 16;
+
+/// The largest that UDP over IPv4 carries.
+pub const LARGEST: usize = 65_507;
+
+/// Marks the indices of the warm-up.
+const WARM_UP: u64 = 1 << 63;
+
+/// Datagrams per system call at most.
+const BATCH: usize = 64;
+
+/// The receive buffer that is asked for; the kernel may grant less.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Writes the index and the intended time into a datagram; what follows them is filled by [`filler`].
+fn stamp(datagram: &mut [u8], sequence: u64, intended: Nanos) {
+    datagram[..8].copy_from_slice(&sequence.to_be_bytes());
+    datagram[8..16].copy_from_slice(&intended.to_be_bytes());
+}
+
+/// The byte at a position beyond the stamp: a pattern, so that a damaged reply shows.
+fn filler(position: usize) -> u8 {
+    (position % 251) as u8
+}
+
+/// Reads back what [`stamp`] wrote into a datagram of `size` bytes; `None` when it is no such datagram.
+pub fn parse(datagram: &[u8], size: usize) -> Option<(u64, Nanos)> {
+    if datagram.len() != size || size < SMALLEST {
+        return None;
+    }
+    let sequence = u64::from_be_bytes(datagram[..8].try_into().ok()?);
+    let intended = Nanos::from_be_bytes(datagram[8..16].try_into().ok()?);
+    let whole = datagram.iter().enumerate().skip(16).all(|(i, byte)| *byte == filler(i));
+    whole.then_some((sequence, intended))
+}
+
+/// What a reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The first to its datagram.
+    First,
+    /// Another one to the same datagram.
+    Duplicate,
+    /// Its datagram has been given up already.
+    Late,
+    /// No datagram of ours has this index.
+    Foreign,
+}
+
+/// Which datagrams of one share of a schedule are outstanding: one bit each, from the oldest unanswered to the newest
+/// sent. What has been answered or given up at the old end takes no memory.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    share: Share,
+    /// Answered or not, by ordinal within the share; the first bit is that of `base`.
+    words: VecDeque<u64>,
+    base: u64,
+    /// The oldest ordinal that is outstanding.
+    front: u64,
+    /// How many were sent.
+    sent: u64,
+    outstanding: u64,
+    /// Walks the times of the outstanding ones, from the oldest.
+    tail: Cursor,
+}
+
+impl Ledger {
+    /// For the datagrams of `share`, none of them sent.
+    pub fn new(schedule: &Schedule, share: Share) -> Self {
+        let tail = schedule.cursor(share);
+        Self { share, words: VecDeque::new(), base: 0, front: 0, sent: 0, outstanding: 0, tail }
+    }
+
+    fn answered(&self, ordinal: u64) -> bool {
+        let place = ordinal - self.base;
+        self.words.get((place / 64) as usize).is_some_and(|word| word >> (place % 64) & 1 == 1)
+    }
+
+    fn mark(&mut self, ordinal: u64) {
+        let place = ordinal - self.base;
+        if let Some(word) = self.words.get_mut((place / 64) as usize) {
+            *word |= 1 << (place % 64);
+            self.outstanding -= 1;
+        }
+    }
+
+    /// The next datagram of the share was sent.
+    pub fn send(&mut self) {
+        if (self.sent - self.base) / 64 >= self.words.len() as u64 {
+            self.words.push_back(0);
+        }
+        self.sent += 1;
+        self.outstanding += 1;
+    }
+
+    /// A reply with this index came.
+    pub fn reply(&mut self, index: u64) -> Reply {
+        if index < self.share.part || !(index - self.share.part).is_multiple_of(self.share.of) {
+            return Reply::Foreign;
+        }
+        let ordinal = (index - self.share.part) / self.share.of;
+        if ordinal >= self.sent {
+            return Reply::Foreign;
+        }
+        if ordinal < self.base {
+            // Both are possible; the bit is gone.
+            return Reply::Late;
+        }
+        if self.answered(ordinal) {
+            return Reply::Duplicate;
+        }
+        if ordinal < self.front {
+            // Behind the front without an answer: given up.
+            return Reply::Late;
+        }
+        self.mark(ordinal);
+        if ordinal == self.front {
+            self.advance(|_| false);
+        }
+        Reply::First
+    }
+
+    /// Moves the front over what is answered, and over what `give_up` says yes to.
+    fn advance(&mut self, mut give_up: impl FnMut(Due) -> bool) {
+        while self.front < self.sent {
+            if !self.answered(self.front) {
+                let Some(due) = self.tail.peek() else { break };
+                if !give_up(due) {
+                    break;
+                }
+                self.outstanding -= 1;
+            }
+            self.front += 1;
+            self.tail.next();
+        }
+        // Some answered words stay, so that a duplicate that follows soon is known for one.
+        const KEEP: u64 = 1024 * 64;
+        while self.front.saturating_sub(self.base) >= KEEP + 64 {
+            self.words.pop_front();
+            self.base += 64;
+        }
+    }
+
+    /// Gives up every outstanding datagram whose time (from the schedule's start) lies at or before `until`, telling
+    /// each to `each`.
+    pub fn expire(&mut self, until: Nanos, mut each: impl FnMut(Due)) {
+        self.advance(|due| {
+            let old = due.at <= until;
+            if old {
+                each(due);
+            }
+            old
+        });
+    }
+
+    /// When the oldest outstanding datagram was due, from the schedule's start.
+    pub fn oldest(&self) -> Option<Nanos> {
+        if self.outstanding == 0 { None } else { self.tail.peek().map(|due| due.at) }
+    }
+
+    /// How many are outstanding.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+}
+
+/// One connected socket.
+struct Port {
+    socket: UdpSocket,
+    /// The highest index answered through it, for the order.
+    highest: Option<u64>,
+}
+
+fn open(route: &Route, number: u64) -> io::Result<Port> {
+    let socket = Socket::new(Domain::for_address(route.to), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Asks for more than the kernel grants by default; whatever it grants, drops are counted.
+    _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    let any = if route.to.is_ipv4() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    socket.bind(&SocketAddr::new(route.source(number).unwrap_or(any), 0).into())?;
+    socket.connect(&route.to.into())?;
+    Ok(Port { socket: UdpSocket::from_std(socket.into())?, highest: None })
+}
+
+/// What the receive buffer of a socket dropped: last column of its row in /proc/net/udp or udp6.
+fn dropped(socket: &UdpSocket) -> u64 {
+    let Ok(inode) =
+        std::fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).map(|m| m.ino().to_string())
+    else {
+        return 0;
+    };
+    for table in ["/proc/net/udp", "/proc/net/udp6"] {
+        for line in std::fs::read_to_string(table).unwrap_or_default().lines() {
+            let mut fields = line.split_whitespace();
+            if fields.nth(9) == Some(&inode) {
+                return fields.next_back().and_then(|n| n.parse().ok()).unwrap_or(0);
+            }
+        }
+    }
+    0
+}
+
+struct Worker {
+    work: Work,
+    size: usize,
+    backlog: Backlog,
+    recorder: Recorder,
+    warm_up: Ledger,
+    measured: Ledger,
+    counts: UdpCounts,
+    /// (intended time of its first datagram, when it was sent), for the uncorrected view.
+    batches: VecDeque<(Nanos, Nanos)>,
+    /// Taken from the backlog, and refused by the socket for now.
+    unsent: VecDeque<Job>,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    out_headers: MultiHeaders<()>,
+    in_headers: MultiHeaders<()>,
+}
+
+/// More batches than this are not told apart: an older reply's uncorrected latency begins at its intended time.
+const MOST_BATCHES: usize = 1 << 16;
+
+impl Worker {
+    fn new(work: Work, size: usize) -> Self {
+        let mut out = vec![0; size * BATCH];
+        for datagram in out.chunks_exact_mut(size) {
+            datagram.iter_mut().enumerate().skip(16).for_each(|(i, byte)| *byte = filler(i));
+        }
+        Self {
+            backlog: Backlog::new(&work.schedule, work.share, work.start, work.warm_up),
+            recorder: Recorder::new(work.measured_start(), work.schedule.duration, work.limit),
+            warm_up: Ledger::new(&work.schedule.warm_up(work.warm_up), work.share),
+            measured: Ledger::new(&work.schedule, work.share),
+            counts: UdpCounts::default(),
+            batches: VecDeque::new(),
+            unsent: VecDeque::new(),
+            out,
+            // One byte more than is sent: a reply that is too long shows.
+            input: vec![0; (size + 1) * BATCH],
+            out_headers: MultiHeaders::preallocate(BATCH, None),
+            in_headers: MultiHeaders::preallocate(BATCH, None),
+            size,
+            work,
+        }
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.warm_up.outstanding() + self.measured.outstanding()
+    }
+
+    fn pending(&self) -> u64 {
+        self.backlog.len() + self.unsent.len() as u64 + self.outstanding()
+    }
+
+    /// Sends what is released through `port`, one batch. True when it wants to be called again.
+    fn send(&mut self, port: &Port) -> bool {
+        while self.unsent.len() < BATCH {
+            let Some(job) = self.backlog.take() else { break };
+            self.unsent.push_back(job);
+        }
+        if self.unsent.is_empty() {
+            return false;
+        }
+        for (job, datagram) in self.unsent.iter().zip(self.out.chunks_exact_mut(self.size)) {
+            stamp(datagram, if job.measured { job.index } else { job.index | WARM_UP }, job.intended);
+        }
+        let slices: Vec<[IoSlice<'_>; 1]> =
+            self.out.chunks_exact(self.size).take(self.unsent.len()).map(|d| [IoSlice::new(d)]).collect();
+        let addresses = [None; BATCH];
+        let headers = &mut self.out_headers;
+        let now = Monotonic.now();
+        let sent = port.socket.try_io(Interest::WRITABLE, || {
+            let sent = sendmmsg(
+                port.socket.as_raw_fd(),
+                headers,
+                &slices,
+                &addresses[..slices.len()],
+                [],
+                MsgFlags::empty(),
+            )?;
+            Ok(sent.count())
+        });
+        match sent {
+            Ok(n) => {
+                if let Some(first) = self.unsent.front() {
+                    self.batches.push_back((first.intended, now));
+                    if self.batches.len() > MOST_BATCHES {
+                        self.batches.pop_front();
+                    }
+                }
+                for job in self.unsent.drain(..n) {
+                    if job.measured {
+                        self.measured.send();
+                        self.counts.sent += 1;
+                    } else {
+                        self.warm_up.send();
+                    }
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) if is_icmp(&error) => {
+                // It tells of an earlier datagram and sent nothing: the same batch again.
+                self.counts.refused += 1;
+                true
+            }
+            Err(error) => {
+                // This very datagram cannot be sent; the others go on.
+                if let Some(job) = self.unsent.pop_front() {
+                    let ledger = if job.measured { &mut self.measured } else { &mut self.warm_up };
+                    ledger.send();
+                    ledger.reply(job.index);
+                    let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+                    self.recorder.ended(&stamps, &Ending::Error(class(&error)));
+                }
+                true
+            }
+        }
+    }
+
+    /// Takes what has arrived on `port`, one batch. True when there may be more.
+    fn receive(&mut self, port: &mut Port) -> bool {
+        let mut lengths = [0_usize; BATCH];
+        let step = self.size + 1;
+        let received = {
+            let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+                self.input.chunks_exact_mut(step).map(|d| [IoSliceMut::new(d)]).collect();
+            let headers = &mut self.in_headers;
+            port.socket.try_io(Interest::READABLE, || {
+                let flags = MsgFlags::MSG_DONTWAIT;
+                let messages = recvmmsg(port.socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
+                let mut n = 0;
+                for (message, length) in messages.zip(&mut lengths) {
+                    *length = message.bytes;
+                    n += 1;
+                }
+                Ok(n)
+            })
+        };
+        let now = Monotonic.now();
+        match received {
+            Ok(n) => {
+                for (i, length) in lengths[..n].iter().enumerate() {
+                    self.reply(i * step, *length, now, &mut port.highest);
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                if is_icmp(&error) {
+                    self.counts.refused += 1;
+                }
+                true
+            }
+        }
+    }
+
+    fn reply(&mut self, at: usize, length: usize, now: Nanos, highest: &mut Option<u64>) {
+        let Some((sequence, intended)) = parse(&self.input[at..at + length], self.size) else {
+            self.counts.corrupt += 1;
+            return;
+        };
+        let measured = sequence & WARM_UP == 0;
+        let index = sequence & !WARM_UP;
+        let start = if measured { self.work.measured_start() } else { self.work.start };
+        // Where the schedule has a formula, the time in the reply must be the time of its index.
+        let true_time = self.work.schedule.at(index).filter(|_| measured).map(|at| start + at);
+        let plausible = (start..=now).contains(&intended) && true_time.is_none_or(|time| time == intended);
+        if !plausible {
+            self.counts.corrupt += 1;
+            return;
+        }
+        let ledger = if measured { &mut self.measured } else { &mut self.warm_up };
+        let reply = ledger.reply(index);
+        if measured {
+            match reply {
+                Reply::First => {}
+                Reply::Duplicate => self.counts.duplicates += 1,
+                Reply::Late => self.counts.late += 1,
+                Reply::Foreign => self.counts.corrupt += 1,
+            }
+        }
+        if reply != Reply::First {
+            return;
+        }
+        if measured {
+            if highest.is_some_and(|highest| index < highest) {
+                self.counts.reordered += 1;
+            }
+            *highest = Some(highest.map_or(index, |highest| highest.max(index)));
+        }
+        let batch = self.batches.partition_point(|(first, _)| *first <= intended);
+        let sent = batch.checked_sub(1).map_or(intended, |batch| self.batches[batch].1.max(intended));
+        let job = Job { index, intended, released: sent, measured };
+        let stamps = Stamps { job, connected: Some(sent), first_byte: None, ended: now };
+        self.recorder.ended(&stamps, &Ending::Ok);
+    }
+
+    /// Gives up what has reached its timeout.
+    fn expire(&mut self, now: Nanos) {
+        let timeout = self.work.timeout;
+        let (start, measured_start) = (self.work.start, self.work.measured_start());
+        if let Some(until) = now.checked_sub(start + timeout) {
+            self.warm_up.expire(until, |_| {});
+        }
+        let Some(until) = now.checked_sub(measured_start + timeout) else { return };
+        self.give_up(until, now, &Ending::Timeout);
+    }
+
+    fn give_up(&mut self, until: Nanos, now: Nanos, ending: &Ending) {
+        let Self { measured, recorder, batches, counts, .. } = self;
+        let start = self.work.measured_start();
+        measured.expire(until, |due| {
+            let intended = start + due.at;
+            let batch = batches.partition_point(|(first, _)| *first <= intended);
+            let sent = batch.checked_sub(1).map_or(intended, |batch| batches[batch].1.max(intended));
+            let job = Job { index: due.index, intended, released: sent, measured: true };
+            recorder.ended(&Stamps { job, connected: Some(sent), first_byte: None, ended: now }, ending);
+            counts.lost += 1;
+        });
+    }
+
+    fn next_wake(&self) -> Option<Nanos> {
+        let due = self.backlog.next_due().map(|due| due + self.work.coalesce);
+        let deadline = |ledger: &Ledger, start| ledger.oldest().map(|at| start + at + self.work.timeout);
+        let deadlines =
+            [deadline(&self.warm_up, self.work.start), deadline(&self.measured, self.work.measured_start())];
+        // A full send buffer: look again soon.
+        let retry = (!self.unsent.is_empty() || !self.backlog.is_empty()).then(|| Monotonic.now() + 200_000);
+        [due, retry].into_iter().chain(deadlines).flatten().min()
+    }
+
+    /// Ends it: whatever is not answered is recorded at its age.
+    fn close(&mut self, now: Nanos) {
+        let recorder = &mut self.recorder;
+        self.backlog.release(now, |job| recorder.released(&job));
+        while let Some(job) = self.unsent.pop_front().or_else(|| self.backlog.take()) {
+            self.measured.send();
+            self.measured.reply(job.index);
+            let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+            self.recorder.ended(&stamps, &Ending::Unfinished);
+        }
+        self.give_up(Nanos::MAX, now, &Ending::Unfinished);
+        self.recorder.close_window();
+    }
+}
+
+fn is_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN)
+    )
+}
+
+/// Waits until one of the sockets may be read.
+async fn readable(ports: &[Port]) -> io::Result<()> {
+    std::future::poll_fn(|cx| {
+        for port in ports {
+            if let Poll::Ready(ready) = port.socket.poll_recv_ready(cx) {
+                return Poll::Ready(ready);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A worker for datagrams.
+pub(crate) async fn worker(
+    work: Work,
+    pacer: Kind,
+    mut desk: Desk,
+    route: Arc<Route>,
+    size: usize,
+    first: u64,
+) -> io::Result<WorkerEnd> {
+    let mut pacer = Pacer::new(pacer)?;
+    let sockets = match work.connections {
+        Connections::Fixed(n) => n as u64,
+        Connections::Auto => 1,
+    };
+    let mut ports = (0..sockets).map(|n| open(&route, first + n)).collect::<io::Result<Vec<_>>>()?;
+    let (start, end) = (work.measured_start(), work.end());
+    let give_up = end + work.grace;
+    pacer.until(work.start).await?;
+    let mut worker = Worker::new(work, size);
+    let mut cpu = CpuUse::default();
+    let (mut wakes, mut turn) = (0, 0);
+    loop {
+        let now = Monotonic.now();
+        cpu.note(now, start, end);
+        if desk.stopped() {
+            worker.backlog.stop();
+        }
+        let recorder = &mut worker.recorder;
+        if worker.backlog.release(now, |job| recorder.released(&job)) > 0 {
+            wakes += 1;
+        }
+        while worker.send(&ports[turn % ports.len()]) {
+            turn += 1;
+        }
+        for port in &mut ports {
+            // Bounded: the schedule comes first, and what is left is still readable next time.
+            for _ in 0..4 {
+                if !worker.receive(port) {
+                    break;
+                }
+            }
+        }
+        worker.expire(now);
+        worker.recorder.roll(now);
+        let over = if desk.is_due(now) {
+            let old =
+                |limit| worker.measured.oldest().is_some_and(|at| now.saturating_sub(start + at) > limit);
+            worker.recorder.over_limit() + u64::from(desk.limit().is_some_and(old))
+        } else {
+            0
+        };
+        let pending = worker.pending();
+        desk.report(&mut worker.recorder, now, pending, over);
+        if now >= give_up || desk.stopped() || (worker.backlog.next_due().is_none() && pending == 0) {
+            break;
+        }
+        let wake = worker.next_wake().unwrap_or(give_up).min(now + GLANCE).min(give_up);
+        tokio::select! {
+            biased;
+            woken = pacer.until(wake) => woken?,
+            ready = readable(&ports) => ready?,
+        }
+    }
+    cpu.close();
+    let now = Monotonic.now();
+    worker.close(now);
+    worker.counts.kernel_dropped = ports.iter().map(|port| dropped(&port.socket)).sum();
+    desk.report(&mut worker.recorder, now, 0, 0);
+    Ok(WorkerEnd {
+        recorder: worker.recorder,
+        opened: ports.len(),
+        cap: ports.len(),
+        saturated: false,
+        wakes,
+        udp: Some(worker.counts),
+        cpu,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::SECOND;
+    use crate::schedule::{Arrival, Rate};
+
+    fn schedule(n: u64) -> Schedule {
+        Schedule { arrival: Arrival::Constant(Rate::new(1000, 1).unwrap()), duration: n * SECOND / 1000 }
+    }
+
+    /// T14, exactly: every k-th reply lost, every m-th of the others doubled.
+    #[test]
+    fn t14_losses_and_duplicates_are_counted_exactly() {
+        for (n, k, m) in [(10_000, 7, 5), (1000, 1000, 1), (64, 2, 3), (100_000, 3, 2)] {
+            let mut ledger = Ledger::new(&schedule(n), Share::ALL);
+            let (mut firsts, mut duplicates, mut replies) = (0, 0, 0);
+            for index in 0..n {
+                ledger.send();
+                if (index + 1) % k == 0 {
+                    continue;
+                }
+                replies += 1;
+                let copies = if replies % m == 0 { 2 } else { 1 };
+                for _ in 0..copies {
+                    match ledger.reply(index) {
+                        Reply::First => firsts += 1,
+                        Reply::Duplicate => duplicates += 1,
+                        other => panic!("{index} is {other:?}"),
+                    }
+                }
+            }
+            let mut lost = Vec::new();
+            ledger.expire(Nanos::MAX, |due| lost.push(due.index));
+            assert_eq!(lost.len() as u64, n / k, "lost");
+            assert_eq!(lost.first().copied(), (n / k > 0).then_some(k - 1), "the first one lost");
+            assert_eq!((firsts, duplicates), (n - n / k, (n - n / k) / m));
+            assert_eq!(ledger.outstanding(), 0);
+        }
+    }
+
+    #[test]
+    fn a_late_reply_is_never_anothers() {
+        let mut ledger = Ledger::new(&schedule(1000), Share { part: 1, of: 3 });
+        for _ in 0..10 {
+            ledger.send();
+        }
+        // Indices 1, 4, 7, ...; at 1000 a second index 4 is due at 4 ms.
+        let mut given_up = Vec::new();
+        ledger.expire(4_000_000, |due| given_up.push(due.index));
+        assert_eq!(given_up, [1, 4]);
+        assert_eq!(ledger.reply(4), Reply::Late);
+        assert_eq!(ledger.reply(7), Reply::First);
+        assert_eq!(ledger.reply(7), Reply::Duplicate);
+        assert_eq!(ledger.reply(8), Reply::Foreign, "another share's");
+        assert_eq!(ledger.reply(1 + 3 * 10), Reply::Foreign, "never sent");
+    }
+
+    #[test]
+    fn the_ledger_of_a_long_run_stays_small() {
+        let mut ledger = Ledger::new(&schedule(3_000_000), Share::ALL);
+        for index in 0..3_000_000 {
+            ledger.send();
+            ledger.reply(index);
+        }
+        assert!(ledger.words.len() < 2000, "{} words", ledger.words.len());
+    }
+
+    proptest! {
+        /// R23: no datagram makes the parser panic, and only what was stamped is taken.
+        #[test]
+        fn any_datagram_parses_or_does_not(mut bytes in prop::collection::vec(any::<u8>(), 0..64), size in 0_usize..64) {
+            let _ = parse(&bytes, size);
+            bytes.resize(bytes.len().max(SMALLEST), 0);
+            let size = bytes.len();
+            bytes.iter_mut().enumerate().for_each(|(i, b)| *b = filler(i));
+            stamp(&mut bytes, 77, 99);
+            prop_assert_eq!(parse(&bytes, size), Some((77, 99)));
+        }
+
+        /// Any order of replies, doubles and losses: firsts and losses together are all.
+        #[test]
+        fn the_ledger_accounts_for_everything(replies in prop::collection::vec(0_u64..300, 0..600), cut in 0..300_u64) {
+            let mut ledger = Ledger::new(&schedule(300), Share::ALL);
+            for _ in 0..300 {
+                ledger.send();
+            }
+            let (mut firsts, mut lost) = (0, 0);
+            for (i, index) in replies.iter().enumerate() {
+                if i as u64 == cut {
+                    ledger.expire(150_000_000, |_| lost += 1);
+                }
+                firsts += u64::from(ledger.reply(*index) == Reply::First);
+            }
+            prop_assert_eq!(ledger.outstanding() + firsts + lost, 300);
+            ledger.expire(Nanos::MAX, |_| lost += 1);
+            prop_assert_eq!(firsts + lost, 300);
+            prop_assert_eq!(ledger.outstanding(), 0);
+        }
+    }
+}
