@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{report, run, serve};
+use crate::{compare, find, report, run, serve};
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -35,6 +35,10 @@ struct Cli {
 enum Command {
     /// One run at a constant rate
     Run(run::RunArgs),
+    /// The highest rate that holds a latency limit
+    Search(find::SearchArgs),
+    /// Several targets on the same schedule, interleaved
+    Compare(compare::CompareArgs),
     /// A misbehaving target
     Serve(serve::ServeArgs),
     /// Merge and render saved runs
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Search(args) => find::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Report(args) => report::run(args),
     };

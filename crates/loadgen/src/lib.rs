@@ -12,7 +12,9 @@
 
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod engine;
+pub mod find;
 pub mod live;
 pub mod options;
 pub mod pacer;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cli::{EXIT_INTERRUPTED, EXIT_INVALID, EXIT_OK, EXIT_SLO, usage};
+use crate::cli::{EXIT_INTERRUPTED, usage};
 use crate::clock::seconds;
 use crate::live::{Finished, Spec, execute};
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg, plan};
@@ -116,14 +116,9 @@ pub(crate) fn result(
     }
 }
 
-/// The exit code of a run.
-pub(crate) fn exit(run: &Run) -> u8 {
-    match run {
-        Run { interrupted: true, .. } => EXIT_INTERRUPTED,
-        Run { validity: Validity { ok: false, .. }, .. } => EXIT_INVALID,
-        Run { slo: Slo { held: false, .. }, .. } => EXIT_SLO,
-        _ => EXIT_OK,
-    }
+/// The exit code of a result.
+pub(crate) fn exit(document: &Document, interrupted: bool) -> u8 {
+    if interrupted { EXIT_INTERRUPTED } else { report::exit_code(document) }
 }
 
 /// `loadgen run`.
@@ -140,8 +135,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let mut display = Display::new(args.output.no_progress);
     let finished = execute(&spec, &interrupt, &mut |progress| display.show(progress))?;
     drop(display);
-    let run = result(&spec, &target, Some(&args.schedule), seed, finished);
-    let code = exit(&run);
-    report::emit(&Document::Run(run), &args.output)?;
-    Ok(code)
+    let interrupted = finished.interrupted;
+    let document = Document::Run(result(&spec, &target, Some(&args.schedule), seed, finished));
+    report::emit(&document, &args.output)?;
+    Ok(exit(&document, interrupted))
 }

@@ -53,7 +53,7 @@ fn filler(position: usize) -> u8 {
     (position % 251) as u8
 }
 
-/// Reads back what [`stamp`] wrote into a datagram of `size` bytes; `None` when it is no such datagram.
+/// Reads back the index and the intended time from a datagram of `size` bytes; `None` when it is no such datagram.
 pub fn parse(datagram: &[u8], size: usize) -> Option<(u64, Nanos)> {
     if datagram.len() != size || size < SMALLEST {
         return None;

@@ -168,16 +168,9 @@ fn add_counts(a: Counts, b: Counts) -> Counts {
     }
 }
 
-fn add_udp(a: UdpCounts, b: UdpCounts) -> UdpCounts {
-    UdpCounts {
-        sent: a.sent + b.sent,
-        lost: a.lost + b.lost,
-        duplicates: a.duplicates + b.duplicates,
-        reordered: a.reordered + b.reordered,
-        late: a.late + b.late,
-        corrupt: a.corrupt + b.corrupt,
-        kernel_dropped: a.kernel_dropped + b.kernel_dropped,
-    }
+fn add_udp(mut a: UdpCounts, b: UdpCounts) -> UdpCounts {
+    a.add(&b);
+    a
 }
 
 /// Adds `parts`, moved by `offset`, to the windows at the same place. Where lengths differ, the longer one rules;
