@@ -1,4 +1,4 @@
-//! echo-mio-level: a UDP echo that waits in mio and makes a level of its edges.
+//! echo-mio-level: a UDP echo that waits in mio, made level-triggered by hand.
 //!
 //! New here: one library for epoll, kqueue and the rest. It has no level mode: `reregister` asks anew.
 //! Run:      cargo run --bin echo-mio-level    (--rearm batch: ask once a wake, not once a read)

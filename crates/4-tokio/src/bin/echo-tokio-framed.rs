@@ -1,4 +1,4 @@
-//! echo-tokio-framed: a UDP echo that is a stream of datagrams and a sink for them.
+//! echo-tokio-framed: a UDP echo that waits in tokio, as a stream of datagrams and a sink for them.
 //!
 //! New here: a codec stands between socket and program; the loops speak of datagrams only.
 //! Run:      cargo run --bin echo-tokio-framed

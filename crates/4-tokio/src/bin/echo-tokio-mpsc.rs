@@ -1,4 +1,4 @@
-//! echo-tokio-mpsc: a UDP echo of two futures, a reader and a writer, with a channel between them.
+//! echo-tokio-mpsc: a UDP echo that waits in tokio, as a reader, a writer and a channel between them.
 //!
 //! New here: each direction is its own loop; a bounded channel joins them and holds the reader back.
 //! Run:      cargo run --bin echo-tokio-mpsc    (--tasks 1: both in one task)

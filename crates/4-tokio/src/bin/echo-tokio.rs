@@ -1,4 +1,4 @@
-//! echo-tokio: a UDP echo that is a future, polled by tokio when its socket is ready.
+//! echo-tokio: a UDP echo that waits in tokio, as one future for both directions.
 //!
 //! New here: a runtime waits; the two directions are one future that says what it waits for.
 //! Run:      cargo run --bin echo-tokio
