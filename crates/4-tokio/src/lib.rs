@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use datagram_queue::Policy;
@@ -37,13 +39,17 @@ pub fn take_signals() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Completes when SIGINT or SIGTERM has come since the first poll.
+/// Completes when SIGINT or SIGTERM has come, or had come already: `flag` is the service's.
 ///
 /// # Errors
 ///
 /// When tokio cannot take the signals.
-pub async fn first_signal() -> io::Result<()> {
-    take_signals()?.await;
+pub async fn first_signal(flag: Arc<AtomicBool>) -> io::Result<()> {
+    let signals = take_signals()?;
+    // tokio tells only of signals that come from here on.
+    if !flag.load(Ordering::Relaxed) {
+        signals.await;
+    }
     Ok(())
 }
 
@@ -59,9 +65,10 @@ pub async fn until_signal(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let mut echo = pin!(echo);
+    let signalled = shared.service().signal_flag();
     tokio::select! {
         outcome = &mut echo => return outcome,
-        caught = first_signal() => caught?,
+        caught = first_signal(signalled) => caught?,
     }
     stop.cancel();
     let last_call = shared.service().last_call();

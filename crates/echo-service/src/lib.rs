@@ -31,6 +31,8 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use datagram_queue::{DatagramQueue, Fill};
@@ -167,6 +169,12 @@ impl Service {
     #[inline]
     pub fn signalled(&self) -> bool {
         self.signals.received()
+    }
+
+    /// The flag behind [`signalled`](Self::signalled), for a program that hears of signals in its own way: one
+    /// that came before it was listening is here.
+    pub fn signal_flag(&self) -> Arc<AtomicBool> {
+        self.signals.flag()
     }
 
     /// For a server that has no wait: makes each signal a datagram to `socket`, the server's own, which

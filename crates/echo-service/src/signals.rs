@@ -48,6 +48,11 @@ impl Signals {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// The flag that says whether a signal has come.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.received)
+    }
+
     /// The descriptor that becomes readable.
     pub fn readable(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()

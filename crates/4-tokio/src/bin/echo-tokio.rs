@@ -39,11 +39,12 @@ async fn run(
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = UdpSocket::from_std(socket.try_clone()?)?;
+    let signalled = service.signal_flag();
     let mut echo = Echo { socket, queue, service };
     tokio::select! {
         // The rung's own budget takes the place of tokio's, which would end a drain at 128.
         outcome = unconstrained(&mut echo) => return outcome,
-        caught = first_signal() => caught?,
+        caught = first_signal(signalled) => caught?,
     }
     echo.service.stop(echo.queue);
     let last_call = echo.service.last_call();
