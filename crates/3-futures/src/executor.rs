@@ -130,6 +130,7 @@ impl Runtime {
         if main.state.wake() {
             inner.shared.schedule(Arc::clone(&main));
         }
+        // region: turn
         let mut turn = VecDeque::new();
         loop {
             // One turn: what is queued now, and nothing that is queued meanwhile. A task that wakes itself thereby
@@ -148,6 +149,7 @@ impl Runtime {
             }
             inner.wait()?;
         }
+        // endregion: turn
     }
 }
 
@@ -230,6 +232,7 @@ impl Inner {
         polled
     }
 
+    // region: wait
     /// Waits for descriptors, the clock or another thread's wake; only looks if there is something to poll.
     fn wait(&self) -> io::Result<()> {
         let idle = self.shared.queue.try_sleep();
@@ -244,6 +247,7 @@ impl Inner {
         woken.into_iter().for_each(Waker::wake);
         waited
     }
+    // endregion: wait
 }
 
 impl Slots {

@@ -46,6 +46,7 @@ impl<T, P: Primitives> RunQueue<T, P> {
     ///
     /// Returns whether the owner sleeps and the caller is the one who must wake it.
     pub fn push(&self, item: T) -> bool {
+        // region: push
         let refused = self.inner.with(|inner| {
             if inner.closed {
                 return Some(item);
@@ -54,6 +55,7 @@ impl<T, P: Primitives> RunQueue<T, P> {
             None
         });
         refused.is_none() && self.asleep.fetch_and(!ASLEEP, Ordering::AcqRel) & ASLEEP != 0
+        // endregion: push
     }
 
     /// Exchanges all queued items for the empty `batch`: one lock for a whole turn of the executor.
@@ -67,12 +69,14 @@ impl<T, P: Primitives> RunQueue<T, P> {
     /// One [`push`](Self::push) returns `true` for it, the first that comes. If it comes just when the result is
     /// `false`, its wake-up is not needed, and ends a later sleep early: one turn for nothing.
     pub fn try_sleep(&self) -> bool {
+        // region: sleep
         self.asleep.fetch_or(ASLEEP, Ordering::AcqRel);
         let idle = self.inner.with(|inner| inner.items.is_empty());
         if !idle {
             self.awake();
         }
         idle
+        // endregion: sleep
     }
 
     /// Ends what [`try_sleep`](Self::try_sleep) began: the owner is back, for whatever reason.

@@ -34,6 +34,7 @@ pub struct State<W: Word = AtomicUsize> {
     bits: W,
 }
 
+// region: state
 impl<W: Word> State<W> {
     /// The state of a new task: waiting for its first wake.
     pub fn new() -> Self {
@@ -55,6 +56,7 @@ impl<W: Word> State<W> {
         self.bits.fetch_or(DONE, Ordering::AcqRel);
     }
 }
+// endregion: state
 
 impl<W: Word> Default for State<W> {
     fn default() -> Self {
@@ -74,6 +76,7 @@ pub(crate) struct Task {
     pub(crate) shared: Arc<Shared>,
 }
 
+// region: wake
 /// std makes a `Waker` of an `Arc<Task>` by this trait; the raw table of function pointers stays in std.
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
@@ -88,6 +91,7 @@ impl Wake for Task {
         }
     }
 }
+// endregion: wake
 
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

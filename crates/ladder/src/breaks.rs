@@ -88,6 +88,13 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        program: "echo-mini",
+        deed: "Yield after every drain, not only when the budget ends: be polled again at once, and find nothing.",
+        from: "if received == Pause::BudgetSpent {\n",
+        to: "{\n",
+        look: Look::Compare,
+    },
+    Break {
         program: "echo-tokio",
         deed: "Return `Pending` when the budget ends, without asking to be polled again.",
         from: "                cx.waker().wake_by_ref();\n",
