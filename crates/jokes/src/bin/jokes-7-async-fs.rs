@@ -1,0 +1,57 @@
+//! jokes-7-async-fs: a jokes server that opens, seeks and reads its file with `tokio::fs`.
+//!
+//! New here: files with the interface of sockets. No call of ours blocks, and no closure goes anywhere.
+//! Run:      cargo run --bin jokes-7-async-fs
+//! Poke:     nc 127.0.0.1 12345
+//! Watch:    strace -f -e trace=openat,lseek,read,futex target/debug/jokes-7-async-fs
+//! Expect:   the same jokes, with open, seek and read on threads of the pool: three trips instead of one
+//! Still wrong: nothing became asynchronous. `tokio::fs` is act 2 for each call, and its files cannot be
+//!           shared: each guest takes two descriptors (next: jokes-cached).
+
+use std::io::{self, SeekFrom};
+use std::process::ExitCode;
+
+use jokes_acts::{Flags, Guest, Joke, Listener, Server, file_shrank};
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
+use tokio::task::spawn_blocking;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse(env!("CARGO_BIN_NAME"));
+    // A socket and a file for each guest, so that nobody is accepted who cannot be told a joke.
+    let server = Server::open(&flags).descriptors_per_guest(2);
+    server.run(run)
+}
+
+/// Accepts guests; each has a task of its own.
+async fn run(mut listener: Listener) {
+    loop {
+        let (mut guest, joke) = listener.accept().await;
+        tokio::spawn(async move {
+            let told = tell(&mut guest, joke).await;
+            guest.farewell(told).await;
+        });
+    }
+}
+
+// region: tell
+/// Joke into socket, line by line.
+async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+    let (start, length) = joke.bytes();
+    let mut file = File::open(joke.path()).await?;
+    file.seek(SeekFrom::Start(start)).await?;
+    let mut lines = BufReader::new(file.take(length)).lines();
+    loop {
+        if lines.get_ref().buffer().is_empty() && joke.disk_is_slow() {
+            // The next line takes a read, and here is what makes it slow: on a thread, as the disk would.
+            let joke = joke.clone();
+            spawn_blocking(move || joke.wait_for_disk()).await?;
+        }
+        let Some(mut line) = lines.next_line().await? else { break };
+        line.push('\n');
+        guest.write_all(line.as_bytes()).await?;
+    }
+    let missing = lines.into_inner().into_inner().limit();
+    if missing == 0 { Ok(()) } else { Err(file_shrank()) }
+}
+// endregion: tell

@@ -1,0 +1,222 @@
+//! The flags of every act, declared once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use echo_service::{complain, print_line};
+
+/// The bundled jokes.
+pub const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/jokes.txt");
+
+/// The command line that all acts share.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Flags {
+    /// IP:PORT to listen on, `[::1]:12345` too; port 0 lets the kernel choose
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:12345", value_parser = parse_address)]
+    pub address: SocketAddr,
+
+    /// Jokes, separated by lines of dashes or, as in fortune files, by lines of one `%`
+    #[arg(long, value_name = "PATH", default_value = BUNDLED, hide_default_value = true)]
+    pub file: PathBuf,
+
+    /// Worker threads of the runtime [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Threads of the blocking pool, at most
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u16).range(1..=16384))]
+    pub blocking_threads: u16,
+
+    /// How long an idle thread of the blocking pool is kept
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub keep_alive: Duration,
+
+    /// Make each read of the jokes file take MS milliseconds longer, like a slow disk
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    pub slow_disk: Duration,
+
+    /// How long a client may neither read nor close before its connection ends
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration, alias = "idle-timeout")]
+    pub idle_limit: Duration,
+
+    /// Connections that the kernel completes while they wait to be accepted; net.core.somaxconn clamps it
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u16).range(1..))]
+    pub backlog: u16,
+
+    /// Permit an ADDR that is not loopback
+    #[arg(long)]
+    pub allow_remote: bool,
+
+    /// Announce user-space events as writes that fail, to be seen in strace
+    #[arg(long)]
+    pub marks: bool,
+
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// One line on stderr for each event
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// The name of the running program.
+    #[arg(skip)]
+    pub program: &'static str,
+}
+
+// For acts that have no flags beside the common ones. (A doc comment would become the help's.)
+#[derive(Args)]
+struct NoMore {}
+
+impl Flags {
+    /// Reads the command line of `program`.
+    ///
+    /// `--help` and `--version` are printed on stdout and end the program with status 0. Wrong usage
+    /// prints one line and the usage on stderr and ends it with status 2.
+    pub fn parse(program: &'static str) -> Self {
+        Self::parse_with::<NoMore>(program).0
+    }
+
+    /// Like [`parse`](Self::parse), for an act with flags of its own beside the common ones.
+    pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
+        let about = "A TCP server that sends one random joke to whoever connects, and closes";
+        let command = More::augment_args(Self::command()).about(about);
+        let ((mut flags, more), usage) = parse_command(program, command, |matches| {
+            Ok((Self::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
+        });
+        flags.program = program;
+        if !flags.allow_remote && !flags.address.ip().to_canonical().is_loopback() {
+            let address = flags.address;
+            let reason = format!(
+                "{address} is not a loopback address, and other hosts could connect: listen on \
+                 127.0.0.1:{}, or add --allow-remote",
+                address.port()
+            );
+            wrong_usage(program, &reason, &usage);
+        }
+        (flags, more)
+    }
+}
+
+/// Reads the command line of `program` by `command`; help, version and wrong usage end the program.
+/// Returns the usage too, for what is wrong between several flags.
+pub fn parse_command<T>(
+    program: &'static str,
+    command: clap::Command,
+    take: impl FnOnce(&clap::ArgMatches) -> Result<T, clap::Error>,
+) -> (T, String) {
+    let mut command = command.name(program).bin_name(program);
+    let usage = command.render_usage().to_string();
+    let parsed = command.try_get_matches_from(std::env::args_os()).and_then(|matches| take(&matches));
+    let parsed = parsed.unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        if !error.use_stderr() {
+            print_line(text.trim_end());
+            std::process::exit(0);
+        }
+        wrong_usage(program, &first_sentence(&text), &usage)
+    });
+    (parsed, usage)
+}
+
+/// Ends the program with status 2, one line and the usage.
+pub fn wrong_usage(program: &str, reason: &str, usage: &str) -> ! {
+    complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
+    std::process::exit(2)
+}
+
+/// The message of a rendered clap error, tip included, without its prefix and the usage, on one line.
+fn first_sentence(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let message = text.split("\n\nUsage:").next().unwrap_or(text);
+    let message = message.split("\n\nFor more information").next().unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
+}
+
+/// Reads IP:PORT; what is wrong comes back with what to write instead.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("not an address; {}", address_hint(text)))
+}
+
+fn address_hint(text: &str) -> String {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return format!("the port is missing: write {}", SocketAddr::from((ip, 12345)));
+    }
+    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some(("localhost", Ok(port))) => {
+            format!("names are not looked up: write {}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
+        Some((host, Ok(port))) if host.parse::<Ipv6Addr>().is_ok() => {
+            format!("an IPv6 address stands in brackets: write [{host}]:{port}")
+        }
+        _ => "write IP:PORT, for example 127.0.0.1:12345".to_owned(),
+    }
+}
+
+/// Reads a duration longer than nothing: `200ms`, `3s`, `1m`.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing, for example 200ms".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text);
+    let duration = parsed.map_err(|_| "not a duration: write 200ms, 3s or 1m".to_owned())?;
+    // Far beyond any use, and near enough that adding it to now cannot overflow.
+    if duration > Duration::from_secs(86_400) { Err("at most 1d".to_owned()) } else { Ok(duration) }
+}
+
+/// A plain number of milliseconds, or a duration with its unit.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(ms) => duration(&format!("{ms}ms")),
+        Err(_) => duration(text).map_err(|_| "not a number of milliseconds: write 20, or 20ms".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn wrong_addresses_are_answered_with_right_ones() {
+        for (text, hint) in [
+            ("localhost:12345", "127.0.0.1:12345"),
+            ("127.0.0.1", "127.0.0.1:12345"),
+            ("::1", "[::1]:12345"),
+            ("::1:4000", "127.0.0.1:12345"),
+            ("fe80::1%lo:4000", "IP:PORT"),
+            ("", "IP:PORT"),
+            ("127.0.0.1:65536", "IP:PORT"),
+        ] {
+            let said = parse_address(text).expect_err("it is wrong");
+            // "::1:4000" is itself an address without a port: 0:0:0:0:0:0:1:4000.
+            let hint = if text == "::1:4000" { "[::1:4000]:12345" } else { hint };
+            assert!(said.contains(hint), "{text:?} gave {said:?}, without {hint:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(milliseconds("20"), Ok(Duration::from_millis(20)));
+        assert_eq!(milliseconds("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
+        for wrong in ["", "soon", "-1s", "2d"] {
+            assert!(duration(wrong).is_err() && milliseconds(wrong).is_err(), "{wrong:?} is no duration");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_more_than_an_error(text in "\\PC{0,40}") {
+            let _ = (parse_address(&text), duration(&text), milliseconds(&text));
+        }
+    }
+}

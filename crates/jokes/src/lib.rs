@@ -1,0 +1,25 @@
+//! What every jokes server must do and no act teaches.
+//!
+//! Each act is a server that sends one random joke to whoever connects. It reads its [`Flags`], opens a
+//! [`Server`], accepts [`Guest`]s from a [`Listener`], and tells each of them a [`Joke`] in its own way:
+//!
+//! | in the act | what stands behind it |
+//! |---|---|
+//! | [`Flags::parse`] | reads the command line; wrong usage ends the program with status 2 |
+//! | [`Server::open`] | indexes the jokes, binds the listener, takes SIGINT and SIGTERM; a failure ends it with status 1 |
+//! | [`Server::run`] | the runtime, the first line on stdout, the wait for a signal, the last call, the summary, the exit code |
+//! | [`Listener::accept`] | the next guest and its joke; pauses when descriptors run out |
+//! | [`Joke::lines`] | the joke's lines, read from the file: each may block |
+//! | [`Guest`] | the connection, to be written to; a write that makes no progress for `--idle-limit` fails |
+//! | [`Guest::farewell`] | closes without losing what was sent, and counts |
+#![forbid(unsafe_code)]
+
+mod flags;
+mod jokes;
+mod server;
+mod summary;
+
+pub use flags::{BUNDLED, Flags, parse_address, parse_command, positive_duration, wrong_usage};
+pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
+pub use server::{Guest, LAST_CALL, Listener, Server, descriptor_hint, raise_descriptor_limit};
+pub use summary::{Summary, by_kind};
