@@ -153,7 +153,7 @@ impl Flags {
 
 /// Reads the command line of `program`; returns what `values` makes of it, and the usage. `--help` and
 /// `--version` end the program with status 0, wrong usage with status 2.
-pub(crate) fn read<T>(
+pub fn read<T>(
     program: &str,
     mut command: Command,
     values: impl FnOnce(&ArgMatches) -> Result<T, clap::Error>,
@@ -172,7 +172,8 @@ pub(crate) fn read<T>(
     }
 }
 
-pub(crate) fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
+/// Prints one line and the usage on stderr and ends the program with status 2.
+pub fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
     complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
     std::process::exit(2)
 }

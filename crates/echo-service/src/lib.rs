@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use datagram_queue::{DatagramQueue, Fill};
 
-pub use flags::{Flags, parse_address};
+pub use flags::{Flags, parse_address, read as read_flags, wrong_usage};
 pub use guard::{Refusal, refusal};
 pub use marks::Marks;
 pub use output::{complain, print_line};

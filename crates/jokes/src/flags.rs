@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
-use echo_service::{complain, print_line};
+use echo_service::{is_loopback, read_flags, wrong_usage};
 
 /// The bundled jokes.
 pub const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/jokes.txt");
@@ -83,60 +83,29 @@ impl Flags {
     /// Like [`parse`](Self::parse), for an act with flags of its own beside the common ones.
     pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
         let about = "A TCP server that sends one random joke to whoever connects, and closes";
-        let command = More::augment_args(Self::command()).about(about);
-        let ((mut flags, more), usage) = parse_command(program, command, |matches| {
+        let command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
+        let ((mut flags, more), usage) = read_flags(program, command, |matches| {
             Ok((Self::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         flags.program = program;
-        if !flags.allow_remote && !flags.address.ip().to_canonical().is_loopback() {
+        if !flags.allow_remote && !is_loopback(flags.address) {
             let address = flags.address;
             let reason = format!(
                 "{address} is not a loopback address, and other hosts could connect: listen on \
                  127.0.0.1:{}, or add --allow-remote",
                 address.port()
             );
-            wrong_usage(program, &reason, &usage);
+            wrong_usage(program, &reason, usage);
         }
         (flags, more)
     }
 }
 
-/// Reads the command line of `program` by `command`; help, version and wrong usage end the program.
-/// Returns the usage too, for what is wrong between several flags.
-pub fn parse_command<T>(
-    program: &'static str,
-    command: clap::Command,
-    take: impl FnOnce(&clap::ArgMatches) -> Result<T, clap::Error>,
-) -> (T, String) {
-    let mut command = command.name(program).bin_name(program);
-    let usage = command.render_usage().to_string();
-    let parsed = command.try_get_matches_from(std::env::args_os()).and_then(|matches| take(&matches));
-    let parsed = parsed.unwrap_or_else(|error| {
-        let text = error.render().to_string();
-        if !error.use_stderr() {
-            print_line(text.trim_end());
-            std::process::exit(0);
-        }
-        wrong_usage(program, &first_sentence(&text), &usage)
-    });
-    (parsed, usage)
-}
-
-/// Ends the program with status 2, one line and the usage.
-pub fn wrong_usage(program: &str, reason: &str, usage: &str) -> ! {
-    complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
-    std::process::exit(2)
-}
-
-/// The message of a rendered clap error, tip included, without its prefix and the usage, on one line.
-fn first_sentence(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let message = text.split("\n\nUsage:").next().unwrap_or(text);
-    let message = message.split("\n\nFor more information").next().unwrap_or(message);
-    message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
-}
-
-/// Reads IP:PORT; what is wrong comes back with what to write instead.
+/// Reads `IP:PORT`, as clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that says what to write instead.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("not an address; {}", address_hint(text)))
 }
@@ -157,6 +126,10 @@ fn address_hint(text: &str) -> String {
 }
 
 /// Reads a duration longer than nothing: `200ms`, `3s`, `1m`.
+///
+/// # Errors
+///
+/// A sentence that says what to write instead.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("must be longer than nothing, for example 200ms".to_owned()),

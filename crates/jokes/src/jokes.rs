@@ -156,8 +156,8 @@ impl Joke {
     /// A line comes back as an error of kind `UnexpectedEof` when the file has become shorter than it was
     /// when indexed, and `InvalidData` when what was written into it meanwhile is not UTF-8.
     pub fn lines(&self) -> Lines<Reader> {
-        // Most jokes are shorter than the 8 KiB that a buffer is by default.
-        let capacity = (self.entry.end - self.entry.start).clamp(1, 8192) as usize;
+        // Each guest may have one of these for as long as it does not read.
+        let capacity = (self.entry.end - self.entry.start).clamp(1, 4096) as usize;
         let section = Section { file: Arc::clone(&self.file), entry: self.entry, slow_disk: self.slow_disk };
         BufReader::with_capacity(capacity, section).lines()
     }

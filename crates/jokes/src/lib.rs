@@ -19,7 +19,7 @@ mod jokes;
 mod server;
 mod summary;
 
-pub use flags::{BUNDLED, Flags, parse_address, parse_command, positive_duration, wrong_usage};
+pub use flags::{BUNDLED, Flags, parse_address, positive_duration};
 pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
 pub use server::{Guest, LAST_CALL, Listener, Server, descriptor_hint, raise_descriptor_limit};
 pub use summary::{Summary, by_kind};

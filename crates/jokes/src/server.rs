@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use echo_service::{Marks, Signals, complain, print_line};
+use echo_service::{Marks, Signals, complain, is_loopback, print_line, reachable};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -97,7 +97,7 @@ impl Server {
         let marks = Marks::open(flags.marks).map_err(|error| {
             format!("cannot open /dev/null for --marks: {error}{}", descriptor_hint(&error))
         })?;
-        if !address.ip().to_canonical().is_loopback() {
+        if !is_loopback(address) {
             complain(
                 flags.program,
                 format_args!("warning: {address} is not loopback; whoever reaches this host gets a joke"),
@@ -209,11 +209,7 @@ impl Server {
 
 /// Prints the program's first line on stdout: the bound address and a command to try it.
 fn greet(program: &str, address: SocketAddr) {
-    let (ip, port) = match (address.ip(), address.port()) {
-        (ip, port) if !ip.is_unspecified() => (ip, port),
-        (IpAddr::V4(_), port) => (Ipv4Addr::LOCALHOST.into(), port),
-        (IpAddr::V6(_), port) => (Ipv6Addr::LOCALHOST.into(), port),
-    };
+    let (ip, port) = (reachable(address).ip(), address.port());
     print_line(format_args!("{program}: listening on {address}  (try: nc {ip} {port})"));
 }
 

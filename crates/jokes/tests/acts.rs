@@ -103,7 +103,7 @@ fn files_of_both_kinds_and_none() {
 #[test]
 fn a_joke_of_a_megabyte_comes_whole() {
     // In one line, and in many: more than the buffers of the sockets hold, so that writes are partial.
-    for joke in ["ha".repeat(500_000) + "\n", long_joke(8 << 20)] {
+    for joke in ["ha".repeat(500_000) + "\n", long_joke(5 << 20)] {
         let file = Temporary::new(joke.as_bytes());
         for act in ACTS {
             let server = act.start(&["--file", file.path()]);
@@ -270,7 +270,7 @@ fn help_and_version() {
 
 #[test]
 fn out_of_descriptors_waits_without_spinning() {
-    for act in ACTS {
+    every_act_at_once(|act| {
         let mut server = act.start_in_shell("ulimit -n 20", &["--idle-limit", "30s"]);
         // Guests who do not close hold what descriptors there are. (Act 7 stops earlier, by itself.)
         let guests: Vec<_> = (0..50).map(|_| server.connect()).collect();
@@ -292,7 +292,7 @@ fn out_of_descriptors_waits_without_spinning() {
         assert_eq!(status.code(), Some(0), "{act:?}");
         let errors = parse(&summary.expect("a summary"))["errors"].clone();
         assert_eq!(errors["EMFILE"].is_u64(), act.program != "jokes-7-async-fs", "{act:?}: {errors}");
-    }
+    });
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn too_few_descriptors_to_start_is_a_sentence() {
 
 #[test]
 fn nobody_reads_what_it_prints() {
-    for act in ACTS {
+    every_act_at_once(|act| {
         for redirection in [">/dev/full", ">&-", "2>&-", ">/dev/full 2>/dev/full", "| head -c 0"] {
             // The port must be known beforehand, since there may be nobody to tell it to.
             let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -364,7 +364,7 @@ fn nobody_reads_what_it_prints() {
             let code = shell.wait().expect("it ends").code();
             assert_eq!(code, Some(0), "{act:?} with {redirection}");
         }
-    }
+    });
 }
 
 // R17
@@ -375,8 +375,7 @@ fn a_signal_under_load_ends_it_with_a_true_summary() {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let mut server = act.start(&["--slow-disk", "1"]);
             let address = server.address;
-            let crowd =
-                thread::spawn(move || client(address, &["--connections", "2000", "--timeout", "20s"]));
+            let crowd = thread::spawn(move || client(address, &["--connections", "500", "--timeout", "20s"]));
             // In the middle of it.
             for _ in 0..3 {
                 server.ask().unwrap_or_else(|error| panic!("{act:?}: {error}"));
@@ -401,7 +400,7 @@ fn a_signal_under_load_ends_it_with_a_true_summary() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let file = Temporary::new(long_joke(16 << 20).as_bytes());
-    for act in ACTS {
+    every_act_at_once(|act| {
         for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
             let mut server = act.start(&["--file", file.path()]);
             // A guest who does not read on keeps it from ending after the first.
@@ -423,7 +422,7 @@ fn a_second_signal_ends_it_at_once() {
             assert_eq!(status.code(), Some(code), "{act:?}: the second signal was {signal}");
             assert_eq!(summary, None, "{act:?}: at once is without a summary");
         }
-    }
+    });
 }
 
 #[test]
@@ -460,7 +459,7 @@ fn what_a_client_sends_is_ignored_and_costs_it_no_joke() {
         guest.read_to_string(&mut joke).unwrap_or_else(|error| panic!("{act:?}: {error}"));
         assert!(jokes.contains(&joke), "{act:?}: {joke:?}");
         // The end of the joke does not end what the client may send.
-        guest.write_all(&vec![b'?'; 1 << 20]).unwrap_or_else(|error| panic!("{act:?} resets: {error}"));
+        guest.write_all(&vec![b'?'; 1 << 16]).unwrap_or_else(|error| panic!("{act:?} resets: {error}"));
         // Half-closed from the start.
         let mut guest = server.connect();
         guest.shutdown(Shutdown::Write).expect("half-closed");
@@ -488,9 +487,9 @@ fn what_a_client_sends_is_ignored_and_costs_it_no_joke() {
 /// How much memory, in KiB, each of `count` guests takes who has read the beginning and reads no more.
 fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
     let server = act.start(&["--file", file.path(), "--threads", "2", "--blocking-threads", "16"]);
-    // Threads and buffers that are there anyway: as many guests, who read to the end.
-    let (report, _) = client(server.address, &["--connections", "8", "--file", file.path()]);
-    assert_eq!(report["ok"], 8, "{act:?}: {report}");
+    // Threads and their memory are there anyway: guests who read to the end bring them up.
+    let (report, _) = client(server.address, &["--connections", "16", "--file", file.path()]);
+    assert_eq!(report["ok"], 16, "{act:?}: {report}");
     let before = server.status("VmRSS");
     let mut guests: Vec<TcpStream> = (0..count)
         .map(|_| {
@@ -511,9 +510,9 @@ fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
 
 #[test]
 fn stopped_readers_take_little_memory_and_no_thread() {
-    let file = Temporary::new(long_joke(8 << 20).as_bytes());
+    let file = Temporary::new(long_joke(6 << 20).as_bytes());
     for act in ACTS {
-        let count = if act.flags == ["--unbounded"] { 10 } else { 100 };
+        let count = if act.flags == ["--unbounded"] { 10 } else { 50 };
         let each = memory_of_a_stopped_reader(act, &file, count);
         if act.flags == ["--unbounded"] {
             // The control: what the bound is for.
@@ -527,7 +526,7 @@ fn stopped_readers_take_little_memory_and_no_thread() {
 #[test]
 fn idle_guests_are_shown_the_door() {
     let file = Temporary::new(long_joke(8 << 20).as_bytes());
-    for act in ACTS {
+    every_act_at_once(|act| {
         let server = act.start(&["--file", file.path(), "--idle-limit", "200ms"]);
         // Neither reads on.
         let mut stopped = server.connect();
@@ -543,7 +542,7 @@ fn idle_guests_are_shown_the_door() {
         let summary = server.stop();
         assert_eq!(summary["errors"], json!({"idle": 1}), "{act:?}");
         assert_eq!(summary["jokes_sent"], 1, "{act:?}");
-    }
+    });
 }
 
 #[test]
@@ -564,16 +563,16 @@ fn many_guests_leave_nothing_behind() {
     for act in ACTS {
         let server = act.start(&["--threads", "2", "--blocking-threads", "16"]);
         let round = || {
-            let (report, _) = client(server.address, &["--connections", "1000"]);
-            assert_eq!(report["ok"], 1000, "{act:?}: {report}");
+            let (report, _) = client(server.address, &["--connections", "200"]);
+            assert_eq!(report["ok"], 200, "{act:?}: {report}");
         };
         let idle = settled(|| server.descriptors());
-        (0..5).for_each(|_| round());
+        (0..8).for_each(|_| round());
         let memory = server.status("VmRSS");
-        (0..10).for_each(|_| round());
+        (0..20).for_each(|_| round());
         eventually("all descriptors are closed", || server.descriptors() == idle);
         let grown = server.status("VmRSS").saturating_sub(memory);
-        // 10,000 guests later: a leak of a kilobyte each would be ten thousand.
+        // 4000 guests later. Threads come and go by chance; a task that stays takes a kilobyte and more.
         assert!(grown <= 4096, "{act:?} has grown by {grown} KiB");
     }
 }
@@ -615,6 +614,7 @@ fn a_slow_disk_holds_up_act_one_and_nobody_else() {
 fn a_full_backlog_keeps_others_out() {
     let server = ACTS[0].start(&["--backlog", "4"]);
     server.signal(Signal::SIGSTOP);
+    eventually("all threads are stopped", || server.threads_are_all('T'));
     // The kernel completes one connection more than the backlog says, and drops the first packets of others.
     let connected = (0..12)
         .filter(|_| {

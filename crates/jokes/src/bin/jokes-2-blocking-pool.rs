@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::{block_in_place, spawn_blocking};
 
 /// How many bytes of lines are read before they are sent: what a slow client makes the server hold.
-const CHUNK: usize = 8192;
+const CHUNK: usize = 4096;
 
 #[derive(Args, Clone, Copy)]
 struct More {

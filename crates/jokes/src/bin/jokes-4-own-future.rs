@@ -21,7 +21,7 @@ use tokio::io::AsyncWrite;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// How many bytes of lines are read before they are sent: what a slow client makes the server hold.
-const CHUNK: usize = 8192;
+const CHUNK: usize = 4096;
 
 fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use tokio::task::spawn_blocking;
 
 /// How many lines wait for the client at most.
-const LINES: usize = 16;
+const LINES: usize = 8;
 
 #[derive(Args, Clone, Copy)]
 struct More {

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use echo_service::{complain, errno_name, print_line};
-use jokes_acts::{BUNDLED, Jokes, by_kind, descriptor_hint, parse_address, parse_command, positive_duration};
+use echo_service::{complain, errno_name, print_line, read_flags};
+use jokes_acts::{BUNDLED, Jokes, by_kind, descriptor_hint, parse_address, positive_duration};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -82,7 +82,8 @@ struct Expected {
 }
 
 fn main() -> ExitCode {
-    let (flags, _) = parse_command(PROGRAM, Flags::command(), Flags::from_arg_matches);
+    let (flags, _) =
+        read_flags(PROGRAM, Flags::command().name(PROGRAM).bin_name(PROGRAM), Flags::from_arg_matches);
     jokes_acts::raise_descriptor_limit();
     let expected = match expected(&flags) {
         Ok(expected) => Arc::new(expected),

@@ -150,6 +150,15 @@ impl Server {
         line.trim_start_matches(':').split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
     }
 
+    /// Whether each of its threads is in `state`, as proc(5) names it.
+    pub fn threads_are_all(&self, state: char) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the server is alive");
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(state))
+        })
+    }
+
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the server is alive").count()
@@ -239,6 +248,15 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < DEADLINE, "it never came to pass: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Calls `check` with every act, all at once: for what waits more than it works.
+pub fn every_act_at_once(check: impl Fn(&Act) + Sync) {
+    thread::scope(|scope| {
+        for act in ACTS {
+            scope.spawn(|| check(act));
+        }
+    });
 }
 
 /// The value that `measure` has come to rest at: for a tenth of a second it was the same.
