@@ -64,6 +64,13 @@ pub fn parse(datagram: &[u8], size: usize) -> Option<(u64, Nanos)> {
     whole.then_some((sequence, intended))
 }
 
+/// Whether a reply can be one of ours: its time lies between the start and now, and where the schedule has a formula
+/// it is the time of its index. The index may be any number: it came from the network.
+fn plausible(schedule: Option<&Schedule>, start: Nanos, index: u64, intended: Nanos, now: Nanos) -> bool {
+    let time = schedule.and_then(|schedule| schedule.at(index)).map(|at| start.saturating_add(at));
+    (start..=now).contains(&intended) && time.is_none_or(|time| time == intended)
+}
+
 /// What a reply is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -399,22 +406,18 @@ impl Worker {
         let measured = sequence & WARM_UP == 0;
         let index = sequence & !WARM_UP;
         let start = if measured { self.work.measured_start() } else { self.work.start };
-        // Where the schedule has a formula, the time in the reply must be the time of its index.
-        let true_time = self.work.schedule.at(index).filter(|_| measured).map(|at| start + at);
-        let plausible = (start..=now).contains(&intended) && true_time.is_none_or(|time| time == intended);
-        if !plausible {
+        let schedule = measured.then_some(&self.work.schedule);
+        if !plausible(schedule, start, index, intended, now) {
             self.counts.corrupt += 1;
             return;
         }
         let ledger = if measured { &mut self.measured } else { &mut self.warm_up };
         let reply = ledger.reply(index);
-        if measured {
-            match reply {
-                Reply::First => {}
-                Reply::Duplicate => self.counts.duplicates += 1,
-                Reply::Late => self.counts.late += 1,
-                Reply::Foreign => self.counts.corrupt += 1,
-            }
+        match reply {
+            Reply::Foreign => self.counts.corrupt += 1,
+            Reply::Duplicate if measured => self.counts.duplicates += 1,
+            Reply::Late if measured => self.counts.late += 1,
+            _ => {}
         }
         if reply != Reply::First {
             return;
@@ -659,6 +662,18 @@ mod tests {
             bytes.iter_mut().enumerate().for_each(|(i, b)| *b = filler(i));
             stamp(&mut bytes, 77, 99);
             prop_assert_eq!(parse(&bytes, size), Some((77, 99)));
+        }
+
+        /// R19, R23: no index and no time that the network can make up is taken for ours, or overflows.
+        #[test]
+        fn a_made_up_reply_is_refused(index in any::<u64>(), intended in any::<u64>(), start in 0_u64..1 << 50, share in 0_u64..4) {
+            let schedule = schedule(300);
+            let now = start + SECOND;
+            if plausible(Some(&schedule), start, index & !WARM_UP, intended, now) {
+                prop_assert_eq!(schedule.at(index & !WARM_UP).map(|at| at + start), Some(intended));
+            }
+            prop_assert!(plausible(Some(&schedule), start, 7, start + 7_000_000, now));
+            let _ = Ledger::new(&schedule, Share { part: share, of: 4 }).reply(index & !WARM_UP);
         }
 
         /// Any order of replies, doubles and losses: firsts and losses together are all.
