@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::server::DEADLINE;
+use crate::server::deadline;
 use crate::verdict::{Unmet, difference, ensure, fails, show};
 
 /// A UDP client of one server.
@@ -28,7 +28,7 @@ impl Client {
     pub(crate) fn at(own: SocketAddr, server: SocketAddr) -> Result<Self, Unmet> {
         let socket = UdpSocket::bind(own)
             .map_err(|error| Unmet::Fails(format!("the check cannot bind {own}: {error}")))?;
-        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.set_read_timeout(Some(deadline()))?;
         // As large as the system permits: what the client loses would be laid to the server.
         // The kernel cuts the wish to its limit and reports no error.
         SockRef::from(&socket).set_recv_buffer_size(4 << 20)?;
@@ -50,9 +50,9 @@ impl Client {
         loop {
             match self.socket.recv_from(&mut self.buffer) {
                 Ok((length, source)) => return Ok((&self.buffer[..length], source)),
-                Err(error) if error.kind() == ErrorKind::Interrupted && start.elapsed() < DEADLINE => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted && start.elapsed() < deadline() => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    return fails(format!("no reply from {} within {} s", self.server, DEADLINE.as_secs()));
+                    return fails(format!("no reply from {} within {} s", self.server, deadline().as_secs()));
                 }
                 Err(error) => return fails(format!("no reply from {}: {error}", self.server)),
             }
@@ -91,7 +91,7 @@ impl Client {
         let mut replies = Vec::new();
         let mut sent = 0;
         self.socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        while start.elapsed() < DEADLINE {
+        while start.elapsed() < deadline() {
             let probe = format!("settled? {sent}");
             self.send(probe.as_bytes())?;
             sent += 1;
@@ -102,7 +102,7 @@ impl Client {
                         let settled = reply.starts_with(b"settled?");
                         replies.push(reply);
                         if settled {
-                            self.socket.set_read_timeout(Some(DEADLINE))?;
+                            self.socket.set_read_timeout(Some(deadline()))?;
                             return Ok((sent, replies));
                         }
                     }
@@ -114,7 +114,7 @@ impl Client {
                 }
             }
         }
-        fails(format!("{} answers nothing any more, not within {} s", self.server, DEADLINE.as_secs()))
+        fails(format!("{} answers nothing any more, not within {} s", self.server, deadline().as_secs()))
     }
 
     /// Whatever has arrived by now.
@@ -145,7 +145,7 @@ impl Client {
         }
         let received = self.socket.recv_from(&mut self.buffer);
         self.socket.set_nonblocking(false)?;
-        self.socket.set_read_timeout(Some(DEADLINE))?;
+        self.socket.set_read_timeout(Some(deadline()))?;
         match received {
             Ok((length, source)) => fails(format!(
                 "a datagram came that was not asked for, from {source}: {}",

@@ -71,6 +71,8 @@ pub struct Options {
     pub long: bool,
     /// How many requirements are checked at once.
     pub jobs: usize,
+    /// The longest that a single wait may take, in seconds. For all checks of this process.
+    pub deadline_seconds: u64,
     /// Check only the requirements of this id or name.
     pub only: Option<String>,
 }
@@ -83,7 +85,13 @@ impl Default for Options {
         let long =
             std::env::var_os("ECHO_CONTRACT_LONG").is_some_and(|value| !value.is_empty() && value != "0");
         let cores = thread::available_parallelism().map_or(2, |cores| cores.get());
-        Self { seed: seed.unwrap_or_else(|| fastrand::u64(..)), long, jobs: 2 * cores, only: None }
+        Self {
+            seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+            long,
+            jobs: 2 * cores,
+            deadline_seconds: 30,
+            only: None,
+        }
     }
 }
 
@@ -139,6 +147,7 @@ pub fn check(target: &Target, options: &Options, mut report: impl FnMut(&Row)) -
 /// Holds `target` against one requirement.
 pub fn check_one(requirement: &'static Requirement, target: &Target, options: &Options) -> Row {
     let start = Instant::now();
+    server::set_deadline(options.deadline_seconds);
     let asked = || {
         if private_network::is_inside() {
             return not_asked(

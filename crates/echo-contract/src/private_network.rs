@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+use crate::server;
 use crate::verdict::{Unmet, Verdict, fails, not_asked};
 use crate::{Options, Requirement, Subject, Target};
 
@@ -47,6 +48,7 @@ fn run_errand(errand: Errand) -> Verdict {
     let Some(requirement) = crate::requirements().iter().find(|one| one.name == errand.requirement) else {
         return Verdict::Fails { evidence: format!("there is no requirement {}", errand.requirement) };
     };
+    server::set_deadline(errand.options.deadline_seconds);
     let subject = Subject::new(&errand.target, &errand.options);
     (requirement.check)(&subject).into()
 }

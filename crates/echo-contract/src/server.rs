@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,18 @@ use crate::summary::Summary;
 use crate::target::{self, Kind, Target};
 use crate::verdict::{Unmet, ensure, fails};
 
+static DEADLINE_SECONDS: AtomicU64 = AtomicU64::new(30);
+
 /// The longest any single wait may take. Far longer than any of them needs, so that a loaded machine does
 /// not fail a sound server.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) fn deadline() -> Duration {
+    Duration::from_secs(DEADLINE_SECONDS.load(Ordering::Relaxed))
+}
+
+/// Sets the deadline of every check in this process.
+pub(crate) fn set_deadline(seconds: u64) {
+    DEADLINE_SECONDS.store(seconds, Ordering::Relaxed);
+}
 
 /// Looks every millisecond or so until `look` finds something, or the deadline has passed.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, Unmet> {
@@ -29,8 +39,8 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         if let Some(found) = look() {
             return Ok(found);
         }
-        if start.elapsed() > DEADLINE {
-            return fails(format!("{what}: not within {} s", DEADLINE.as_secs()));
+        if start.elapsed() > deadline() {
+            return fails(format!("{what}: not within {} s", deadline().as_secs()));
         }
         std::thread::park_timeout(pause);
         pause = (pause * 2).min(Duration::from_millis(5));
@@ -101,7 +111,7 @@ impl Capture {
     fn wait(&self, enough: impl Fn(&[u8]) -> bool) -> String {
         let start = Instant::now();
         let mut captured = self.lock();
-        while !captured.ended && !enough(&captured.bytes) && start.elapsed() < DEADLINE {
+        while !captured.ended && !enough(&captured.bytes) && start.elapsed() < deadline() {
             let (guard, _) = self
                 .0
                 .1
@@ -419,6 +429,13 @@ impl Server {
                 mask.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
             })
         })
+    }
+
+    /// Whether it has a handler for the signal.
+    pub(crate) fn catches(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+        u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)
     }
 
     pub(crate) fn has_exited(&mut self) -> bool {

@@ -8,7 +8,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::{Pid, geteuid};
 
 use super::wire::payload;
-use crate::server::{DEADLINE, Server, eventually};
+use crate::server::{Server, deadline, eventually};
 use crate::strace::{self, any_of};
 use crate::summary::{Summary, nonzero};
 use crate::verdict::{Unmet, ensure, fails, not_asked};
@@ -259,6 +259,10 @@ pub(super) fn stop_and_continue(subject: &Subject) -> Result<(), Unmet> {
     let mut client = server.client()?;
     for round in 0..20_u8 {
         client.echo(&[round])?;
+        if round % 2 == 0 {
+            // Every other time in its wait, and not on the way there.
+            eventually("the server waits", || (server.state() == Some('S')).then_some(()))?;
+        }
         server.freeze()?;
         for number in 0..8_u8 {
             client.send(&[round, number])?;
@@ -306,7 +310,7 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
         }
         Ok(())
     };
-    for _ in 0..10 {
+    for round in 0..10 {
         let log = tempfile::NamedTempFile::new()?;
         let mut tracer = Tracer(
             Command::new("strace")
@@ -318,13 +322,17 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
                 .spawn()?,
         );
         let start = std::time::Instant::now();
+        if round % 2 == 0 {
+            // Every other time in its wait.
+            eventually("strace attaches", || (server.status("TracerPid") != Some(0)).then_some(()))?;
+        }
         loop {
             traffic(&mut client)?;
             let seen = fs::metadata(log.path())?.len() > 0;
             if seen {
                 break;
             }
-            ensure(start.elapsed() < DEADLINE && tracer.0.try_wait()?.is_none(), || {
+            ensure(start.elapsed() < deadline() && tracer.0.try_wait()?.is_none(), || {
                 "strace does not attach".to_owned()
             })?;
         }
@@ -332,7 +340,7 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
         signal::kill(Pid::from_raw(tracer.0.id() as i32), Signal::SIGINT).map_err(std::io::Error::from)?;
         while tracer.0.try_wait()?.is_none() {
             traffic(&mut client)?;
-            ensure(start.elapsed() < DEADLINE, || "strace does not detach".to_owned())?;
+            ensure(start.elapsed() < deadline(), || "strace does not detach".to_owned())?;
         }
         traffic(&mut client)?;
     }

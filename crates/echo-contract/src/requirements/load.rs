@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::errors::{blocked_by_injection, expect_policy};
 use crate::client::Client;
-use crate::server::{DEADLINE, Server, eventually};
+use crate::server::{Server, deadline, eventually};
 use crate::strace;
 use crate::target::Kind;
 use crate::verdict::{Unmet, ensure, fails, not_asked};
@@ -98,8 +98,8 @@ pub(super) fn idle(subject: &Subject) -> Result<(), Unmet> {
     let (Some(before), Some(after)) = (before, server.ticks()) else {
         return fails("/proc has no times of the server");
     };
-    // In clock ticks, a hundred a second. A loop that never waits uses up to 60.
-    ensure(after - before <= 12, || {
+    // In clock ticks, a hundred a second. A loop that never waits uses up to 60, fewer on a busy machine.
+    ensure(after - before <= 2, || {
         format!("an idle server used {} ms of processor time in 600 ms", (after - before) * 10)
     })
 }
@@ -118,14 +118,12 @@ impl Flood {
     /// Sends until told to stop, or until the server's port is closed.
     fn run(&self, server: std::net::SocketAddr) -> Result<(), Unmet> {
         let client = Client::of(server)?;
-        let mut sent = 0;
         while !self.stop.load(Ordering::Relaxed) {
             for _ in 0..64 {
                 client.send(&[0x55; 32])?;
-                sent += 1;
             }
+            self.sent.fetch_add(64, Ordering::Relaxed);
         }
-        self.sent.fetch_add(sent, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -136,6 +134,8 @@ fn flooded<T>(server: &mut Server, during: impl FnOnce(&mut Server) -> T) -> Res
     let address = server.address;
     let (result, outcome) = thread::scope(|scope| {
         let handle = scope.spawn(|| flood.run(address));
+        // Should it not come, that shows in its outcome.
+        let _ = eventually("the flood begins", || (flood.sent.load(Ordering::Relaxed) > 0).then_some(()));
         let result = during(server);
         flood.stop.store(true, Ordering::Relaxed);
         (result, handle.join())
@@ -218,16 +218,13 @@ pub(super) fn signal_in_flood(subject: &Subject) -> Result<(), Unmet> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = subject.launch().start()?;
         let (ended, _) = flooded(&mut server, |server| {
-            // The flood has begun when the first echo of another client is back, or dropped by the kernel.
-            server.client()?.settle()?;
             let start = Instant::now();
             server.signal(signal)?;
             server.wait()?;
             Ok(start.elapsed())
         })?;
         let took: Duration = ended.map_err(|unmet: Unmet| unmet.context(&format!("{signal} in a flood")))?;
-        let summary = server.finish()?.summary()?;
-        ensure(summary.sent > 0, || format!("it echoed nothing: {summary:?}"))?;
+        server.finish()?.summary()?;
         if subject.options.long {
             ensure(took < Duration::from_millis(1100), || format!("{signal} in a flood took {took:?}"))?;
         }
@@ -380,7 +377,7 @@ fn fill(
 ) -> Result<(u64, Vec<Vec<u8>>), Unmet> {
     let (mut sent, mut replies) = (0_u64, Vec::new());
     let start = Instant::now();
-    while start.elapsed() < DEADLINE {
+    while start.elapsed() < deadline() {
         for _ in 0..8 {
             let mut payload = vec![0; 1000];
             payload[..8].copy_from_slice(&sent.to_be_bytes());
@@ -485,7 +482,10 @@ pub(super) fn end_while_sends_block(subject: &Subject) -> Result<(), Unmet> {
             server.client()?.send(b"never to be echoed")?;
             eventually("a send would block", || server.trace_so_far().contains("(INJECTED)").then_some(()))?;
             if twice {
-                end_at_once(server, first, second, |server| server.trace_so_far().contains("rt_sigreturn"))?;
+                end_at_once(server, first, second, |server| {
+                    // A signal that is read from a descriptor has no handler that returns.
+                    !server.catches(first) || server.trace_so_far().contains("rt_sigreturn")
+                })?;
             } else {
                 end_while_blocked(subject, server, first, 1)?;
             }

@@ -50,40 +50,43 @@ pub(super) fn sizes(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
-/// Random datagrams of random peers, at most 32 under way at a time, so that no buffer overflows.
+/// Random datagrams of one peer, of a few, of many, at most 32 under way at a time, so that no buffer
+/// overflows.
 pub(super) fn order(subject: &Subject) -> Result<(), Unmet> {
-    const COUNT: usize = 10_000;
+    const COUNT: usize = 2_500;
     const WINDOW: usize = 32;
     let mut random = subject.random();
     let server = subject.launch().start()?;
-    let mut peers: Vec<(Client, VecDeque<Vec<u8>>)> = Vec::new();
-    for _ in 0..random.usize(1..=16) {
-        peers.push((server.client()?, VecDeque::new()));
-    }
-    let (mut sent, mut under_way) = (0, 0);
-    while sent < COUNT || under_way > 0 {
-        let index = random.usize(0..peers.len());
-        let (peer, expected) = &mut peers[index];
-        if sent < COUNT && under_way < WINDOW && random.u8(..) < 140 {
-            let size = random.usize(0..1500);
-            let datagram = payload(&mut random, size);
-            peer.send(&datagram)?;
-            expected.push_back(datagram);
-            sent += 1;
-            under_way += 1;
-        } else if let Some(datagram) = expected.pop_front() {
-            let seed = subject.options.seed;
-            peer.expect(&datagram).map_err(|unmet| {
-                unmet.context(&format!("after {sent} datagrams of peer {index} and others, seed {seed}"))
-            })?;
-            under_way -= 1;
+    let crowds = [1, random.usize(2..=5), random.usize(6..=15), 16];
+    for peers in crowds {
+        let mut peers: Vec<(Client, VecDeque<Vec<u8>>)> =
+            (0..peers).map(|_| Ok((server.client()?, VecDeque::new()))).collect::<Result<_, Unmet>>()?;
+        let (mut sent, mut under_way) = (0, 0);
+        while sent < COUNT || under_way > 0 {
+            let index = random.usize(0..peers.len());
+            let (peer, expected) = &mut peers[index];
+            if sent < COUNT && under_way < WINDOW && random.u8(..) < 140 {
+                let size = random.usize(0..1500);
+                let datagram = payload(&mut random, size);
+                peer.send(&datagram)?;
+                expected.push_back(datagram);
+                sent += 1;
+                under_way += 1;
+            } else if let Some(datagram) = expected.pop_front() {
+                let seed = subject.options.seed;
+                peer.expect(&datagram).map_err(|unmet| {
+                    unmet.context(&format!("after {sent} datagrams of peer {index} and others, seed {seed}"))
+                })?;
+                under_way -= 1;
+            }
+        }
+        for (peer, _) in &mut peers {
+            peer.expect_nothing()?;
         }
     }
-    for (peer, _) in &mut peers {
-        peer.expect_nothing()?;
-    }
     if subject.target.entry().is_some() {
-        server.stop()?.expect(COUNT as u64, COUNT as u64)?;
+        let total = (COUNT * crowds.len()) as u64;
+        server.stop()?.expect(total, total)?;
     }
     Ok(())
 }
