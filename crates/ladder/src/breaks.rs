@@ -14,7 +14,7 @@ use similar::TextDiff;
 use crate::checkout::{Checkout, Profile, Program};
 use crate::compare;
 use crate::failure::{Context, Result, failed};
-use crate::server::{Launch, Target};
+use crate::server::{Launch, Target, require_strace};
 use crate::trace;
 
 /// One change and where to look.
@@ -129,6 +129,7 @@ pub fn record(checkout: &Checkout, name: &str, fenced: impl Fn(&str, &str) -> St
         ));
     };
     let (old, new) = changed(checkout, program, breakage)?;
+    require_strace()?;
     let binary = build(checkout, program, &new)?;
     let launch = Launch { binary: Some(binary), traced: true, ..Launch::default() };
     let target = Target::Own(program.clone());

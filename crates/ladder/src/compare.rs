@@ -138,6 +138,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
 
 /// Builds the servers and counts the calls of each.
 pub fn measure(checkout: &Checkout, profile: Profile, targets: &[Target]) -> Result<Vec<Row>> {
+    server::require_strace()?;
     server::build(checkout, targets, profile)?;
     let mut started = Vec::new();
     let launch = Launch { traced: true, ..Launch::default() };

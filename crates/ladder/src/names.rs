@@ -159,6 +159,11 @@ impl Names {
     pub fn follow(&mut self, event: &Event) {
         self.thread(event.pid());
         let Event::Call(call) = event else { return };
+        if call.common_name() == "clone3"
+            && let Some(pid) = call.value.and_then(|pid| u32::try_from(pid).ok())
+        {
+            self.thread(pid);
+        }
         let made = call.value.filter(|&value| value >= 0);
         match (call.common_name(), made) {
             ("close", _) => {
@@ -352,9 +357,10 @@ impl Names {
             (None, Some(number)) if makes_descriptor(call) => {
                 line.push_str(&format!(" = {}", self.made_name(call, number)));
             }
-            (None, Some(_)) if name.starts_with("clone") => {
-                // The new thread has not been seen yet: it will be the next.
-                line.push_str(&format!(" = thread-{}", self.threads.len().max(1)));
+            (None, Some(number)) if name.starts_with("clone") => {
+                // The new thread may have been seen before the call that made it returned.
+                let known = self.threads.iter().position(|&pid| i64::from(pid) == number);
+                line.push_str(&format!(" = thread-{}", known.unwrap_or(self.threads.len())));
             }
             (None, Some(number)) => line.push_str(&format!(" = {number}")),
             (None, None) => line.push_str(" = ?"),
@@ -570,6 +576,15 @@ mod tests {
         let second = "7 socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, IPPROTO_IP) = 11
             7 recvfrom(11, \"\", 10, 0, NULL, NULL) = 0";
         assert_eq!(last(&format!("{START}{second}")), "recvfrom(socket-2, \"\", 10, 0, NULL) = 0");
+    }
+
+    #[test]
+    fn a_new_thread_has_the_next_number_even_if_it_is_quicker_than_its_maker() {
+        let first = "7 clone3({flags=CLONE_VM}, 88) = 9";
+        assert_eq!(last(&format!("{START}{first}")), "clone3(...) = thread-1");
+        let late =
+            "7 clone3({flags=CLONE_VM} <unfinished ...>\n9 gettid() = 9\n7 <... clone3 resumed>, 88) = 9";
+        assert_eq!(last(&format!("{START}{late}")), "clone3(...) = thread-1");
     }
 
     #[test]

@@ -463,7 +463,7 @@ impl Drop for Server {
 }
 
 /// Said wherever strace is needed and missing.
-pub const NO_STRACE: &str = "strace is not installed, and this subcommand reads system calls with it: install the \
+const NO_STRACE: &str = "strace is not installed, and this subcommand reads system calls with it: install the \
     package strace (Debian, Ubuntu: apt-get install strace; Fedora: dnf install strace; Arch: pacman -S strace; \
     Alpine: apk add strace); list, check, bench and diff work without it";
 
@@ -476,6 +476,11 @@ pub fn strace_is_there() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// Fails, before anything is built, where strace is missing.
+pub fn require_strace() -> Result<()> {
+    if strace_is_there() { Ok(()) } else { failed(NO_STRACE) }
 }
 
 /// Reads strace's output from a named pipe.

@@ -6,7 +6,7 @@ use crate::checkout::{Checkout, Profile, Program};
 use crate::client::Client;
 use crate::failure::{Result, failed, print};
 use crate::names::{Names, is_housekeeping, is_set_up};
-use crate::server::{Launch, PATIENCE, Server, Target};
+use crate::server::{Launch, PATIENCE, Server, Target, require_strace};
 use crate::strace::{Call, Event};
 
 /// Options of `ladder trace`.
@@ -53,6 +53,7 @@ struct Note {
 /// Starts the program, pokes it, and returns the transcript.
 pub fn transcript(checkout: &Checkout, profile: Profile, options: &Options) -> Result<String> {
     let program = checkout.program(&options.program)?.clone();
+    require_strace()?;
     checkout.build([program.name.as_str()], profile)?;
     let launch = Launch {
         traced: true,
@@ -81,7 +82,7 @@ pub fn transcript(checkout: &Checkout, profile: Profile, options: &Options) -> R
     let mut names = Names::of(events);
     names.server(&server.addresses);
     for (index, client) in clients.iter().enumerate() {
-        let name = if clients.len() == 1 { "client".into() } else { format!("client-{}", index + 1) };
+        let name = format!("client-{}", index + 1);
         names.port(client.port()?, name);
     }
     let text = write(events, names, &notes, options, false);
