@@ -251,8 +251,7 @@ async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<Sta
             };
             state.datagrams.fetch_add(1, Ordering::Relaxed);
             let polls = state.polls[index].load(Ordering::Relaxed);
-            let line =
-                format!("socket {index} (port {}): {bytes} bytes from {peer}, in poll {polls}", local.port());
+            let line = format!("socket {index} ({local}): {bytes} bytes from {peer}, in poll {polls}");
             if let Some(reason) = refusal(peer, local) {
                 state.demo.say(format_args!("{line}, refused: {}", reason.key()));
                 continue;

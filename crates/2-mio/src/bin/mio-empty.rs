@@ -10,8 +10,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ struct State {
     demo: Demo,
     polls: AtomicU64,
     events: AtomicU64,
+    /// Set with `--waker`.
+    waker: OnceLock<Waker>,
 }
 
 impl State {
@@ -73,7 +75,8 @@ impl State {
 
 fn main() -> ExitCode {
     let (demo, flags) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), "A mio poll with nothing registered");
-    let state = Arc::new(State { demo, polls: AtomicU64::new(0), events: AtomicU64::new(0) });
+    let state =
+        Arc::new(State { demo, polls: AtomicU64::new(0), events: AtomicU64::new(0), waker: OnceLock::new() });
     match run(&state, &flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => state.demo.fail(format_args!("cannot poll: {error}")),
@@ -85,17 +88,21 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
     // Blocked before there is a second thread, so that every thread inherits it and sigwait takes them all.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block()?;
+    let taker = thread::spawn({
+        let state = Arc::clone(state);
+        move || take(&state, signals)
+    });
     // endregion: signals
+    // Greeted first, so that a recording shows all that follows.
+    state.demo.greet("waiting for nothing  (end it with Ctrl-C)");
     // region: poll
     let mut poll = Poll::new()?;
     // Nothing was registered, and nothing was made: mio has no pipe of its own. Who wants to be woken asks.
-    let waker = if flags.waker { Some(Waker::new(poll.registry(), Token(0))?) } else { None };
+    if flags.waker {
+        // It is set once, here.
+        let _ = state.waker.set(Waker::new(poll.registry(), Token(0))?);
+    }
     // endregion: poll
-    state.demo.greet("waiting for nothing  (end it with Ctrl-C)");
-    let taker = thread::spawn({
-        let state = Arc::clone(state);
-        move || take(&state, signals, waker)
-    });
     let deadline = flags.timeout.map(|timeout| Instant::now() + timeout);
     let mut events = Events::with_capacity(1);
     // region: wait
@@ -121,14 +128,14 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
 }
 
 /// Waits for a signal outside of the poll. Wakes the poll where there is a way to; otherwise ends the program.
-fn take(state: &State, signals: SigSet, waker: Option<Waker>) -> &'static str {
+fn take(state: &State, signals: SigSet) -> &'static str {
     let name = match signals.wait() {
         Ok(signal) => signal.as_str(),
         Err(errno) => state.demo.fail(format_args!("cannot wait for a signal: {errno}")),
     };
     // A second signal finds the default again, and ends the program at once. Should this fail, it does not.
     let _ = signals.thread_unblock();
-    match waker.map(|waker| waker.wake()) {
+    match state.waker.get().map(Waker::wake) {
         Some(Ok(())) => name,
         Some(Err(error)) => state.demo.fail(format_args!("cannot wake the poll: {error}")),
         None => {
