@@ -42,7 +42,7 @@ struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = demo::duration)]
     period: Duration,
 
-    /// Poke itself: N datagrams, each half a period before a tick; then end
+    /// Poke itself: N datagrams, each just before a tick; then end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     poke: Option<u64>,
 }
@@ -132,30 +132,41 @@ fn run(
         summary.address.ip(),
         humantime::format_duration(period)
     ));
-    thread::Builder::new().name("timer".into()).spawn(move || tick(period, &ticks, &waker))?;
-    if let Some(count) = poke {
-        let (from, _) = demo.bind_udp((summary.address.ip(), 0).into());
-        from.connect(summary.address)?;
-        thread::Builder::new().name("poke".into()).spawn(move || send(count, period, &from))?;
-    }
+    let (handled, acknowledged) = mpsc::channel();
+    let from = match poke {
+        Some(_) => {
+            let (socket, _) = demo.bind_udp((summary.address.ip(), 0).into());
+            socket.connect(summary.address)?;
+            Some((socket, acknowledged))
+        }
+        None => {
+            // Without a listener the channel stays empty.
+            drop(acknowledged);
+            None
+        }
+    };
+    thread::Builder::new().name("timer".into()).spawn(move || tick(period, &ticks, &waker, from.as_ref()))?;
 
     let mut events = Events::with_capacity(3);
-    // There may be more to read: set by an edge, cleared by nothing but would-block.
-    let mut readable = false;
+    // There may be more to read: no edge will tell again of what is left over when the budget ends.
+    let mut left_over = false;
     // region: wait
     loop {
         demo.log("wait");
         summary.polls += 1;
-        match poll.poll(&mut events, readable.then_some(Duration::ZERO)) {
+        match poll.poll(&mut events, left_over.then_some(Duration::ZERO)) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
+        }
+        if left_over {
+            left_over = receive(demo, &socket, summary);
         }
         for event in &events {
             match event.token() {
                 SOCKET => {
                     summary.socket_events += 1;
-                    readable = true;
+                    left_over = receive(demo, &socket, summary);
                 }
                 TIMER => {
                     summary.timer_events += 1;
@@ -166,11 +177,11 @@ fn run(
                     return Ok(());
                 }
             }
-        }
-        if readable {
-            readable = receive(demo, &socket, summary);
+            // Only a poking thread listens.
+            let _ = handled.send(());
         }
         if poke.is_some_and(|count| summary.datagrams >= count && summary.ticks >= count) {
+            demo.mark("shutdown");
             return Ok(());
         }
     }
@@ -178,26 +189,25 @@ fn run(
 }
 
 /// The timer's thread: puts a tick into the queue and wakes the poll, every `period`, until nobody is there.
-fn tick(period: Duration, queue: &Sender<u64>, waker: &Waker) {
+/// Given a socket to poke with, it sends a datagram before each tick, and waits until each has been handled.
+fn tick(period: Duration, queue: &Sender<u64>, waker: &Waker, poke: Option<&(net::UdpSocket, Receiver<()>)>) {
     let start = Instant::now();
     for number in 1.. {
         // From the start, not from the last tick: lateness does not add up.
         let next = start + period.saturating_mul(number);
         thread::sleep(next.saturating_duration_since(Instant::now()));
+        if let Some((socket, handled)) = poke
+            && (socket.send(b"poke").is_err() || handled.recv().is_err())
+        {
+            return;
+        }
         // The queue first: who is woken looks into it. An event says that there is something, not how much.
         if queue.send(number.into()).is_err() || waker.wake().is_err() {
             return;
         }
-    }
-}
-
-/// Sends `count` datagrams, each between two ticks.
-fn send(count: u64, period: Duration, socket: &net::UdpSocket) {
-    thread::sleep(period / 2);
-    for _ in 0..count {
-        // Should it fail, the program waits on, as it does for a datagram that nobody sends.
-        let _ = socket.send(b"poke");
-        thread::sleep(period);
+        if poke.is_some_and(|(_, handled)| handled.recv().is_err()) {
+            return;
+        }
     }
 }
 
