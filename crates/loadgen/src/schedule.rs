@@ -49,11 +49,13 @@ impl Rate {
         self.num as f64 / self.den as f64
     }
 
+    // region: at
     /// When request `index` is due.
     pub fn at(self, index: u64) -> Nanos {
         let at = u128::from(index) * u128::from(SECOND) * u128::from(self.den) / u128::from(self.num);
         Nanos::try_from(at).unwrap_or(Nanos::MAX)
     }
+    // endregion: at
 
     /// How many requests are due before `end`: `ceil(rate * end)`, exact.
     pub fn count_before(self, end: Nanos) -> u64 {

@@ -435,7 +435,7 @@ fn a_search() -> Search {
         baseline: Some(0.0003),
         strict: Bounds { lower: Some(995.0), upper: Some(1004.0) },
         typical: Bounds { lower: Some(999.0), upper: None },
-        conditional_throughput: Some(1.0),
+        conditional_throughput: Some(999.0),
         confirmed: Some(995.0),
         estimate: None,
         trials: vec![

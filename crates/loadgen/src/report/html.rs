@@ -210,7 +210,8 @@ fn write_run(out: &mut String, run: &Run) -> anyhow::Result<()> {
             ("reordered", udp.reordered),
             ("late", udp.late),
             ("corrupt", udp.corrupt),
-            ("dropped by our own kernel", udp.kernel_dropped),
+            ("refused", udp.refused),
+            ("dropped by our own buffers", udp.kernel_dropped),
         ] {
             rows.push((name.to_owned(), count.to_string()));
         }

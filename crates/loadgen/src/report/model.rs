@@ -358,7 +358,7 @@ pub struct Search {
     pub strict: Bounds,
     /// Up to half of the trial time at this rate may fail.
     pub typical: Bounds,
-    /// Share of passing seconds among all trials at `strict.lower` (conditional throughput's weight).
+    /// Well-answered requests a second at `typical.lower`: their median over the trial time.
     pub conditional_throughput: Option<f64>,
     /// The confirmed rate: it held for `hold`; null when nothing was confirmed.
     pub confirmed: Option<f64>,

@@ -121,8 +121,16 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
             out,
             "datagrams",
             format_args!(
-                "{} sent, {} lost, {} duplicates, {} reordered, {} late, {} corrupt, {} dropped by our own kernel",
-                udp.sent, udp.lost, udp.duplicates, udp.reordered, udp.late, udp.corrupt, udp.kernel_dropped
+                "{} sent, {} lost, {} duplicates, {} reordered, {} late, {} corrupt, {} refused, \
+                 {} dropped by our own buffers",
+                udp.sent,
+                udp.lost,
+                udp.duplicates,
+                udp.reordered,
+                udp.late,
+                udp.corrupt,
+                udp.refused,
+                udp.kernel_dropped
             ),
         )?;
     }

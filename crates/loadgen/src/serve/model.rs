@@ -37,6 +37,7 @@ impl Stalls {
         Some(at + every - Duration::from_nanos((since.as_nanos() % every.as_nanos()) as u64))
     }
 
+    // region: finish
     /// When work of length `work` that starts at `start` is done, if no work is done during stalls.
     pub fn finish(&self, start: Duration, work: Duration) -> Duration {
         let mut at = self.end_of(start).unwrap_or(start);
@@ -48,6 +49,7 @@ impl Stalls {
         }
         at + left
     }
+    // endregion: finish
 }
 
 /// A token bucket, full at the start.

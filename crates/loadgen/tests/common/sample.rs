@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use loadgen::record::Metric;
@@ -14,6 +15,13 @@ const SECONDS: u64 = 20;
 /// A run at 1000 requests a second for 20 s, of which the target stands still for 2 s from 8 s on; this process owns
 /// the indices i ≡ `shard` (mod `shards`).
 pub fn stalled(shard: u64, shards: u64) -> Run {
+    static MADE: Mutex<BTreeMap<(u64, u64), Run>> = Mutex::new(BTreeMap::new());
+    // A test that panicked meanwhile has left no half-made run behind.
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry((shard, shards)).or_insert_with(|| make(shard, shards)).clone()
+}
+
+fn make(shard: u64, shards: u64) -> Run {
     let delay = Duration::from_micros(300);
     let stall = Stalls { first: Duration::from_secs(8), length: Duration::from_secs(2), every: None };
     let mut behaviour = Behaviour { stalls: Some(stall), delay, ..Behaviour::default() };

@@ -1,0 +1,241 @@
+//! What kinds of servers there are, and what limits there are: tests over real sockets beside those of `live.rs`. What
+//! they assert are counts, which no busy machine changes.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+mod common;
+use common::{Target, output};
+
+/// The JSON of a finished `loadgen`, with its exit code; it must obey the schema in the repository.
+fn result(output: &Output) -> (i32, Value) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+    let schema = serde_json::from_str(include_str!("../schema/result.schema.json")).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<_> =
+        validator.iter_errors(&result).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:?} in {result}");
+    (output.status.code().expect("no signal ended it"), result)
+}
+
+/// Runs `loadgen run` without warm-up.
+fn run(url: &str, args: &[&str]) -> (i32, Value) {
+    result(&output(&[&["run", url, "--json", "--no-progress", "--warmup", "0s"], args].concat()))
+}
+
+fn counted(result: &Value, name: &str) -> u64 {
+    result["counts"][name].as_u64().expect("a count")
+}
+
+fn http(target: &Target) -> String {
+    format!("http://{}/", target.address)
+}
+
+/// A server whose `n`th connection is handled by `answer`; it ends with the test's process.
+fn http_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let Ok(mut stream) = stream else { continue };
+            // A client that has gone away is no matter here.
+            let Ok(clone) = stream.try_clone() else { continue };
+            let mut lines = BufReader::new(clone).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            answer(n, &mut stream);
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[test]
+fn what_goes_wrong_has_a_class_and_the_others_go_on() {
+    // Every connection serves one request, each in another way.
+    let url = http_server(|n, stream| {
+        let reply: &[u8] = match n % 5 {
+            0 => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+            1 => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nshort",
+            2 => b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            3 => b"this is not HTTP at all\r\n\r\n",
+            _ => b"",
+        };
+        // Whoever does not read it has gone.
+        let _ = stream.write_all(reply);
+    });
+    let (code, result) = run(&url, &["--rate", "100", "--duration", "1s", "--connections", "1"]);
+    assert!(matches!(code, 3 | 4), "{code}");
+    assert_eq!((counted(&result, "ok"), counted(&result, "error")), (20, 80), "{}", result["errors"]);
+    let errors = result["errors"].as_object().expect("classes");
+    assert_eq!(errors.values().filter_map(Value::as_u64).sum::<u64>(), 80, "{errors:?}");
+    assert_eq!(errors.get("http 503"), Some(&20.into()), "{errors:?}");
+    assert_eq!(errors.get("malformed response"), Some(&20.into()), "{errors:?}");
+    assert!(errors.len() >= 3, "{errors:?}");
+    assert_eq!(result["corrected"]["count"], 100, "errors keep their latency");
+
+    // Nobody listens: an address of this test's own, so that nobody is given the port.
+    let taken = TcpListener::bind("127.0.98.1:0").expect("a port");
+    let url = format!("http://{}/", taken.local_addr().expect("an address"));
+    drop(taken);
+    let (code, result) = run(&url, &["--rate", "50", "--duration", "1s"]);
+    assert!(matches!(code, 3 | 4), "{code}");
+    assert_eq!(result["errors"]["connection refused"], 50, "{}", result["errors"]);
+}
+
+#[test]
+fn tcp_lines_are_read_to_their_end() {
+    let target = Target::start("tcp", &[]);
+    let (_, result) = run(&format!("tcp://{}", target.address), &["--rate", "200", "--duration", "1s"]);
+    assert_eq!(counted(&result, "ok"), 200, "{} {}", result["counts"], result["errors"]);
+    let summary = target.stop();
+    assert_eq!(summary["answered"], 200);
+
+    let target = Target::start("tcp", &["--bucket", "0.001,10,reject"]);
+    let (code, result) = run(&format!("tcp://{}", target.address), &["--rate", "100", "--duration", "1s"]);
+    assert!(matches!(code, 3 | 4), "{code}");
+    assert_eq!((counted(&result, "ok"), counted(&result, "error")), (10, 90), "{}", result["errors"]);
+}
+
+#[test]
+fn tls_is_spoken_and_an_unknown_certificate_is_an_error() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .expect("a certificate");
+    let directory = std::env::temp_dir().join(format!("loadgen-live-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    let root = directory.join("root.pem");
+    std::fs::write(&root, key.cert.pem()).expect("written");
+    let certificate = key.cert.der().clone();
+    let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], private)
+            .expect("a configuration");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("an address");
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(mut stream), config) = (stream, Arc::clone(&config)) else { continue };
+            std::thread::spawn(move || {
+                let mut session = rustls::ServerConnection::new(config).expect("a session");
+                let mut tls = rustls::Stream::new(&mut session, &mut stream);
+                let mut buffer = [0; 4096];
+                // Each request fits into one record; a client that breaks off is no matter here.
+                while tls.read(&mut buffer).is_ok_and(|length| length > 0) {
+                    if tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("https://{host}:{}/", address.port());
+        let root = root.to_str().expect("UTF-8");
+        let (_, result) = run(&url, &["--rate", "50", "--duration", "1s", "--cacert", root]);
+        assert_eq!(counted(&result, "ok"), 50, "{host}: {}", result["errors"]);
+        assert_eq!(result["plan"]["protocol"], "https");
+    }
+    let (code, result) =
+        run(&format!("https://localhost:{}/", address.port()), &["--rate", "20", "--duration", "1s"]);
+    let _ = std::fs::remove_dir_all(&directory);
+    assert!(matches!(code, 3 | 4), "{code}");
+    assert_eq!(result["errors"]["tls certificate not trusted"], 20, "{}", result["errors"]);
+}
+
+/// Processes that keep a core busy, ended when dropped.
+struct Burners(Vec<Child>);
+
+impl Burners {
+    fn on_core(core: &str, n: usize) -> Option<Self> {
+        let burn = || Command::new("taskset").args(["-c", core, "sh", "-c", "while :; do :; done"]).spawn();
+        (0..n).map(|_| burn()).collect::<Result<Vec<_>, _>>().ok().map(Self)
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // They cannot have ended by themselves.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn t12_a_starved_generator_is_the_limit_and_says_so() {
+    let target = Target::start("udp", &[]);
+    // Which cores are ours is for the kernel to say: the first that we may use.
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let allowed =
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of cores");
+    let core = allowed.trim().split([',', '-']).next().expect("a core");
+    let Some(_burners) = Burners::on_core(core, 4) else {
+        eprintln!("skipped: taskset (package util-linux) is not installed");
+        return;
+    };
+    let args =
+        ["-c", core, env!("CARGO_BIN_EXE_loadgen"), "run", &format!("udp://{}", target.address), "--json"];
+    let more =
+        ["--rate", "20000", "--duration", "2s", "--warmup", "0s", "--timeout", "1s", "--max-latency", "1s"];
+    let child =
+        Command::new("taskset").args(args).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let (code, result) = result(&child.and_then(Child::wait_with_output).expect("taskset starts"));
+    assert_eq!(code, 4, "{}", result["validity"]);
+    assert_eq!(result["validity"]["ok"], false);
+    assert!(result["validity"]["reasons"].as_array().is_some_and(|reasons| !reasons.is_empty()));
+    assert_eq!(counted(&result, "scheduled"), 40_000, "the schedule is the schedule");
+}
+
+#[test]
+fn t4_a_search_that_its_own_connections_limit_names_no_capacity() {
+    // Two connections to a server that takes 50 ms: 40 requests a second, whatever the server could do.
+    let target = Target::start("http", &["--delay", "50ms"]);
+    let url = http(&target);
+    let args = [
+        "search",
+        &url,
+        "--max-latency",
+        "500ms",
+        "--for",
+        "2s",
+        "--trial",
+        "1s",
+        "--sum",
+        "1s",
+        "--width",
+        "5%",
+    ];
+    let output = output(&[&args[..], &["--connections", "2", "--json", "--no-progress"]].concat());
+    let (code, result) = result(&output);
+    assert_eq!(code, 4, "{}", result["validity"]);
+    assert_eq!(result["confirmed"], Value::Null, "{result}");
+    assert_eq!(result["strict"], serde_json::json!({"lower": null, "upper": null}), "{result}");
+}
+
+#[test]
+fn compare_runs_all_targets_on_one_schedule() {
+    let (quick, slow) = (Target::start("http", &[]), Target::start("http", &["--delay", "100ms"]));
+    let (a, b) = (http(&quick), http(&slow));
+    let args =
+        ["compare", &a, &b, "--rate", "100", "--duration", "1s", "--warmup", "0s", "--json", "--no-progress"];
+    let output = output(&args);
+    let (code, result) = result(&output);
+    assert!(matches!(code, 0 | 4), "{result}");
+    let targets = result["targets"].as_array().expect("targets");
+    assert_eq!(targets.len(), 2);
+    for target in targets {
+        assert_eq!(target["counts"], targets[0]["counts"], "the same schedule");
+        assert_eq!(target["counts"]["ok"], target["counts"]["scheduled"], "{}", target["errors"]);
+    }
+    let ratio = result["ratios"][1]["p50"].as_f64().expect("a ratio");
+    assert!(ratio > 1.0, "the slow one is slower: {ratio}");
+}
