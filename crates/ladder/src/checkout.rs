@@ -51,9 +51,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// Echo servers answer the contract; everything else is a demo.
+    /// Echo servers answer the contract, and stand in its table; everything else is a demo.
     pub fn is_echo(&self) -> bool {
-        self.name.starts_with("echo-")
+        echo_contract::RUNGS.iter().any(|rung| rung.name == self.name)
     }
 }
 
@@ -190,6 +190,10 @@ fn programs(root: &Path) -> Result<Vec<Program>> {
     let mut found = Vec::new();
     for folder in entries(&root.join("crates"))? {
         let layer = file_name(&folder);
+        // What it holds is broken on purpose, for the suite's own tests.
+        if layer == "echo-contract" {
+            continue;
+        }
         let bins = folder.join("src/bin");
         let mut sources: Vec<PathBuf> = if bins.is_dir() { entries(&bins)? } else { Vec::new() };
         sources.push(folder.join("src/main.rs"));

@@ -20,6 +20,9 @@ pub struct Options {
     /// Print a Markdown table
     #[arg(long, conflicts_with = "json")]
     pub markdown: bool,
+    /// Print the table of the README: the echo servers, their calls, and links
+    #[arg(long, conflicts_with_all = ["json", "markdown"])]
+    pub readme: bool,
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,
@@ -45,13 +48,17 @@ struct Entry<'a> {
 pub fn run(checkout: &Checkout, options: &Options) -> Result<()> {
     let programs: Vec<&Program> =
         checkout.programs.iter().filter(|program| program.is_echo() || !options.echo).collect();
-    let rows = if options.calls {
+    let rows = if options.calls || options.readme {
         let echoes = programs.iter().filter(|program| program.is_echo());
         let targets: Vec<Target> = echoes.map(|program| Target::Own((*program).clone())).collect();
         compare::measure(checkout, checkout.profile, &targets)?
     } else {
         Vec::new()
     };
+    if options.readme {
+        print(&ladder_table(checkout, &rows, ""));
+        return Ok(());
+    }
     if options.json {
         let entries: Vec<Entry> = programs.iter().map(|program| entry(program, &rows)).collect();
         match serde_json::to_string(&entries) {
