@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::checkout::{Checkout, Profile};
 use crate::client::{Client, Echoes};
 use crate::failure::{Result, note, print};
+use crate::many;
 use crate::server::{self, Launch, Server, Target};
 use crate::strace::Call;
 use crate::table::Table;
@@ -19,7 +20,7 @@ use crate::table::Table;
 /// Options of `ladder compare`.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct Options {
-    /// Programs to compare; all echo servers when none is named
+    /// Programs to compare; all echo servers, and the demos with many sockets, when none is named
     pub programs: Vec<String>,
     /// Somebody's server as well: NAME='COMMAND {addr}', where {addr}, {host}, {port} and {bin} (the folder of our binaries) are filled in
     #[arg(long, value_name = "NAME=COMMAND")]
@@ -113,27 +114,45 @@ pub struct Row {
 #[derive(Serialize)]
 struct Report<'a> {
     programs: &'a [Row],
+    many_sockets: &'a [many::Row],
     broken: &'a [String],
 }
 
 /// Runs `ladder compare`: exit code 1 when a claim does not hold.
 pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
-    let targets = server::targets(checkout, &options.programs, &options.with)?;
-    let rows = measure(checkout, checkout.profile, &targets)?;
-    let broken: Vec<String> = rows.iter().flat_map(broken_claims).collect();
+    let (rows, many) = measure_all(checkout, options)?;
+    let broken: Vec<String> =
+        rows.iter().flat_map(broken_claims).chain(many.iter().flat_map(many::broken_claims)).collect();
     if options.json {
-        let report = Report { programs: &rows, broken: &broken };
+        let report = Report { programs: &rows, many_sockets: &many, broken: &broken };
         match serde_json::to_string(&report) {
             Ok(text) => print(&format!("{text}\n")),
             Err(error) => return crate::failure::failed(format!("could not write JSON: {error}")),
         }
     } else {
-        print(&tables(&rows, options));
+        let parts = [
+            (!rows.is_empty()).then(|| tables(&rows, options)),
+            (!many.is_empty()).then(|| many::table(&many, options)),
+        ];
+        print(&parts.into_iter().flatten().collect::<Vec<_>>().join("\n"));
     }
     for claim in &broken {
         note(&format!("ladder: {claim}"));
     }
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Counts what the options name: echo servers, demos with many sockets, or, when they name nothing, all of both.
+fn measure_all(checkout: &Checkout, options: &Options) -> Result<(Vec<Row>, Vec<many::Row>)> {
+    let (demos, servers): (Vec<_>, Vec<_>) =
+        options.programs.iter().cloned().partition(|name| many::is_one(name));
+    let everything = demos.is_empty() && servers.is_empty() && options.with.is_empty();
+    let many = many::measure(checkout, checkout.profile, &many::programs(checkout, &demos, everything)?)?;
+    if !demos.is_empty() && servers.is_empty() && options.with.is_empty() {
+        return Ok((Vec::new(), many));
+    }
+    let targets = server::targets(checkout, &servers, &options.with)?;
+    Ok((measure(checkout, checkout.profile, &targets)?, many))
 }
 
 /// Builds the servers and counts the calls of each.

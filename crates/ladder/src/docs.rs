@@ -15,6 +15,7 @@ use regex::{Captures, Regex};
 use crate::checkout::Checkout;
 use crate::compare::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
+use crate::many;
 use crate::names::pattern;
 use crate::server::{self, PATIENCE};
 use crate::{breaks, diff, list, trace};
@@ -200,6 +201,14 @@ impl Recorder<'_> {
             "compare" => {
                 let options = words::<CompareWords>(&block.args)?.options;
                 let options = compare::Options { markdown: true, no_start_up: true, ..options };
+                if !options.programs.is_empty() && options.programs.iter().all(|name| many::is_one(name)) {
+                    let programs = many::programs(self.checkout, &options.programs, false)?;
+                    let rows = many::measure(self.checkout, self.checkout.profile, &programs)?;
+                    return match rows.iter().flat_map(many::broken_claims).next() {
+                        Some(broken) => failed(broken),
+                        None => Ok(format!("\n{}\n", many::table(&rows, &options))),
+                    };
+                }
                 let tables = if options.programs.is_empty() && options.with.is_empty() {
                     compare::tables(self.rows()?, &options)
                 } else {

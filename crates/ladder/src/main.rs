@@ -13,6 +13,7 @@ mod docs;
 mod failure;
 mod list;
 mod load;
+mod many;
 mod names;
 mod process;
 mod server;

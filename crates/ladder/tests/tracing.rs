@@ -105,6 +105,28 @@ fn the_claims_hold_for_every_rung() {
 }
 
 #[test]
+fn polls_stand_beside_system_calls_for_many_sockets() {
+    if !is_there("strace") {
+        return;
+    }
+    let said = ladder(&["compare", "--json", "tokio-multisocket-join", "tokio-multisocket-spawn"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let report: Value = serde_json::from_str(&said.out).expect("one JSON object");
+    assert_eq!((&report["programs"], &report["broken"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    let rows = report["many_sockets"].as_array().expect("an array");
+    let polls: Vec<_> = rows.iter().map(|row| (row["sockets"].as_u64(), row["polls"].as_u64())).collect();
+    assert_eq!(rows.len(), 6, "two demos, three numbers of sockets: {polls:?}");
+    let per_datagram: Vec<_> = rows
+        .iter()
+        .map(|row| row["polls"].as_f64().expect("polls") / row["datagrams"].as_f64().expect("datagrams"))
+        .map(|polls| polls.round() as u64)
+        .collect();
+    assert_eq!(per_datagram, [10, 30, 1, 1, 1, 1]);
+    let said = ladder(&["compare", "tokio-multisocket-none"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+}
+
+#[test]
 fn a_foreign_server_stands_beside_the_rungs() {
     if !is_there("strace") || !is_there("python3") {
         return;
