@@ -59,6 +59,9 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// How often the table of sockets is read before the socket counts as not listed.
+const TRIES: u32 = 50;
+
 /// How many datagrams the socket's receive buffer had no room for, from `/proc/net/udp` (proc(5)), or
 /// `None` where that cannot be read.
 pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
@@ -68,7 +71,9 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
         SocketAddr::V4(_) => "/proc/net/udp",
         SocketAddr::V6(_) => "/proc/net/udp6",
     };
-    drops_in(&fs::read_to_string(table).ok()?, inode)
+    // The kernel hands the table out a page at a time and finds its place again by counting rows: when other
+    // sockets close meanwhile, it skips some. A row that is missing may be there the next time.
+    (0..TRIES).find_map(|_| drops_in(&fs::read_to_string(table).ok()?, inode))
 }
 
 /// The last column of the row whose tenth column is `inode`.
@@ -100,5 +105,22 @@ mod tests {
                 assert_eq!(kernel_drops(&socket), Some(0), "a fresh socket on {address}");
             }
         }
+    }
+
+    #[test]
+    fn the_row_is_found_while_other_sockets_come_and_go() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket on loopback");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Hundreds of them, so that the table has more than one page.
+                    drop((0..200).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Vec<_>>());
+                }
+            });
+            let found = (0..200).filter(|_| kernel_drops(&socket) == Some(0)).count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(found, 200);
+        });
     }
 }
