@@ -231,6 +231,63 @@ fn the_mutant_without_a_drain_is_stuck() {
     });
 }
 
+/// Each datagram that the kernel has sent is news of writability. It is heard only while somebody waits for it.
+#[test]
+fn writability_is_news_only_to_those_who_wait() {
+    within_deadline(|| {
+        let log = Log::default();
+        let heard = || {
+            let writable = |step: &&Step| matches!(step, Step::Event { writable: true, .. });
+            log.steps().iter().filter(writable).count()
+        };
+        log.runtime()
+            .block_on(async {
+                let socket = Registration::new(mio::net::UdpSocket::bind(any()).unwrap()).unwrap();
+                let sink = StdSocket::bind(any()).unwrap().local_addr().unwrap();
+                let send = || socket.try_io(Interest::WRITE, |socket| socket.send_to(b"x", sink)).unwrap();
+                let exchange = async || {
+                    for _ in 0..20 {
+                        send();
+                        yield_now().await;
+                    }
+                };
+                exchange().await;
+                assert_eq!(heard(), 0, "nobody waits");
+                // As if the send had met would-block.
+                let full = |_: &_| Err::<(), _>(ErrorKind::WouldBlock.into());
+                socket.try_io(Interest::WRITE, full).unwrap_err();
+                socket.ready(Interest::WRITE).await.unwrap();
+                assert_eq!(heard(), 1);
+                exchange().await;
+                assert_eq!(heard(), 1, "nobody waits any more");
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_socket_that_is_gone_keeps_no_wakers() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+    within_deadline(|| {
+        Runtime::new()
+            .unwrap()
+            .block_on(async {
+                let nobody = Arc::new(Nobody);
+                let waker = Arc::clone(&nobody).into();
+                let socket = Registration::new(mio::net::UdpSocket::bind(any()).unwrap()).unwrap();
+                let waiting = socket.poll_ready(&mut std::task::Context::from_waker(&waker), Interest::READ);
+                assert!(waiting.is_pending());
+                assert_eq!(Arc::strong_count(&nobody), 3, "ours, the waker's, and the reactor's");
+                drop(socket);
+                assert_eq!(Arc::strong_count(&nobody), 2);
+            })
+            .unwrap();
+    });
+}
+
 #[test]
 fn tcp_carries_a_mebibyte_both_ways() {
     within_deadline(|| {

@@ -291,6 +291,30 @@ fn a_slot_is_used_again_and_the_old_waker_does_not_reach_the_new_task() {
 }
 
 #[test]
+fn a_task_that_ended_in_the_queue_does_not_poll_the_next_owner_of_its_slot() {
+    within_deadline(|| {
+        let log = Log::default();
+        log.runtime()
+            .block_on(async {
+                let wakes_and_ends = poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::Ready(())
+                });
+                drop(spawn_named("old", wakes_and_ends));
+                // Its turn, and then ours, while it is in the queue for the next one.
+                yield_now().await;
+                drop(spawn_named("new", pending::<()>()));
+                yield_now().await;
+                yield_now().await;
+            })
+            .unwrap();
+        assert_eq!(log.count(Step::Wake("old")), 1);
+        assert_eq!(log.count(Step::Poll("old")), 1);
+        assert_eq!(log.count(Step::Poll("new")), 1);
+    });
+}
+
+#[test]
 fn the_futures_crate_runs_on_it() {
     within_deadline(|| {
         let log = Log::default();
