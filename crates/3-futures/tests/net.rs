@@ -335,6 +335,25 @@ fn a_refused_connection_is_an_error_with_its_name() {
 }
 
 #[test]
+fn a_connect_waits_until_it_is_decided() {
+    within_deadline(|| {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&any().into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        // Nobody accepts, and there is room for few: then the kernel leaves the next ones unanswered.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            waiting.push(stream);
+        }
+        let undecided = Runtime::new().unwrap().block_on(async {
+            timeout(Duration::from_millis(300), TcpStream::connect(address)).await.map(drop)
+        });
+        assert_eq!(undecided.unwrap(), Err(mini_runtime::Elapsed));
+    });
+}
+
+#[test]
 fn an_end_wakes_the_reader() {
     within_deadline(|| {
         Runtime::new()

@@ -99,6 +99,22 @@ fn a_spurious_wake_does_not_end_a_sleep() {
 }
 
 #[test]
+fn a_sleep_that_moves_wakes_the_task_that_polled_it_last() {
+    within_deadline(|| {
+        let log = Log::default();
+        log.runtime()
+            .block_on(async {
+                let mut moving = Box::pin(sleep(300 * MS));
+                assert!(futures::poll!(&mut moving).is_pending());
+                spawn_named("mover", moving).await;
+            })
+            .unwrap();
+        assert_eq!(log.count(Step::Wake("mover")), 1);
+        assert_eq!(log.count(Step::Wake("main")), 1, "by the join handle, and not by the timer");
+    });
+}
+
+#[test]
 fn a_timeout_gives_the_output_or_its_absence() {
     within_deadline(|| {
         let log = Log::default();
@@ -206,7 +222,7 @@ fn flood(budget: u64) -> u64 {
         })
         .unwrap()
 }
-const WORK: u64 = 20_000;
+const WORK: u64 = 5_000;
 
 #[test]
 fn a_timer_is_seen_amid_a_flood_if_there_is_a_budget() {
