@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{CALLS, Running};
+use support::{CALLS, Running, survives_without_an_audience};
 
 const EMPTY: &str = env!("CARGO_BIN_EXE_mio-empty");
 const MIXED: &str = env!("CARGO_BIN_EXE_mio-mixed");
@@ -194,4 +194,11 @@ fn pipe_loses_no_wake_at_full_speed() {
     let racing = parts(&summary)[2];
     assert_eq!(racing.1, 20_000);
     assert!(racing.2 <= racing.1);
+}
+
+#[test]
+fn nobody_need_listen() {
+    survives_without_an_audience(EMPTY, &["--timeout", "10ms"]);
+    survives_without_an_audience(MIXED, &["127.0.0.1:0", "--period", "10ms", "--poke", "2"]);
+    survives_without_an_audience(PIPE, &["--wakes", "10", "--json"]);
 }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{CALLS, DEADLINE, Ended, Running};
+use support::{CALLS, DEADLINE, Ended, Running, survives_without_an_audience};
 
 const JOIN: &str = env!("CARGO_BIN_EXE_tokio-multisocket-join");
 const SPAWN: &str = env!("CARGO_BIN_EXE_tokio-multisocket-spawn");
@@ -174,5 +174,12 @@ fn what_it_cannot_do_is_one_clear_line() {
         Running::start(program, &["--base-port", "65530"]).end().refused(2, "65535");
         Running::start(program, &["--sockets", "0"]).end().refused(2, "at least 1");
         Running::start(program, &["--base-port", "70000"]).end().refused(2, "70000");
+    }
+}
+
+#[test]
+fn nobody_need_listen() {
+    for program in ALL {
+        survives_without_an_audience(program, &["--base-port", "0", "--poke", "20"]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{DEADLINE, Ended, Running};
+use support::{DEADLINE, Ended, Running, survives_without_an_audience};
 
 const JOIN: &str = env!("CARGO_BIN_EXE_tokio-runtime-join");
 const SPAWN: &str = env!("CARGO_BIN_EXE_tokio-runtime-spawn");
@@ -202,4 +202,26 @@ fn what_it_cannot_do_is_one_clear_line() {
         Running::start(program, &["--slice", "0ms"]).end().refused(2, "longer than nothing");
     }
     Running::start(DESUGARED, &["--workers"]).end().refused(2, "--workers");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (mut program, ..) = start(JOIN, &["--blocking"]);
+    program.line_with("listener 0: blocks in accept");
+    // Two different ones: two equal ones could come as one.
+    program.signal(Signal::SIGINT);
+    program.signal(Signal::SIGTERM);
+    let ended = program.end();
+    assert!(matches!(ended.code, Some(130 | 143)), "128 and the number of the second: {:?}", ended.code);
+}
+
+#[test]
+fn nobody_need_listen() {
+    for program in [JOIN, SPAWN] {
+        survives_without_an_audience(
+            program,
+            &["127.0.0.1:0", "127.0.0.1:0", "--poke", "1", "--slice", "1ms"],
+        );
+    }
+    survives_without_an_audience(DESUGARED, &["--json"]);
 }

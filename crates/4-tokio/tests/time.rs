@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{CALLS, Running};
+use support::{CALLS, Running, survives_without_an_audience};
 
 const STEALING: &str = env!("CARGO_BIN_EXE_tokio-work-stealing");
 const TIME: &str = env!("CARGO_BIN_EXE_tokio-time");
@@ -139,4 +139,10 @@ fn what_it_cannot_do_is_one_clear_line() {
     Running::start(STEALING, &["--unit", "1"]).end().refused(2, "200ms");
     Running::start(TIME, &["nap"]).end().refused(2, "nap");
     Running::start(TIME, &["--sleepers", "0"]).end().refused(2, "at least 1");
+}
+
+#[test]
+fn nobody_need_listen() {
+    survives_without_an_audience(STEALING, &["--unit", "100us"]);
+    survives_without_an_audience(TIME, &["sleep", "timeout"]);
 }

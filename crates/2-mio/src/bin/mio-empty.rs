@@ -90,7 +90,8 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
     signals.thread_block()?;
     let taker = thread::spawn({
         let state = Arc::clone(state);
-        move || take(&state, signals)
+        let with_waker = flags.waker;
+        move || take(&state, signals, with_waker)
     });
     // endregion: signals
     // Greeted first, so that a recording shows all that follows.
@@ -128,14 +129,14 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
 }
 
 /// Waits for a signal outside of the poll. Wakes the poll where there is a way to; otherwise ends the program.
-fn take(state: &State, signals: SigSet) -> &'static str {
+fn take(state: &State, signals: SigSet, with_waker: bool) -> &'static str {
     let name = match signals.wait() {
         Ok(signal) => signal.as_str(),
         Err(errno) => state.demo.fail(format_args!("cannot wait for a signal: {errno}")),
     };
     // A second signal finds the default again, and ends the program at once. Should this fail, it does not.
     let _ = signals.thread_unblock();
-    match state.waker.get().map(Waker::wake) {
+    match with_waker.then(|| state.waker.wait().wake()) {
         Some(Ok(())) => name,
         Some(Err(error)) => state.demo.fail(format_args!("cannot wake the poll: {error}")),
         None => {

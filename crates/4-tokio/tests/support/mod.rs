@@ -209,6 +209,28 @@ impl Drop for Running {
     }
 }
 
+/// Checks that `program`, which ends by itself, does so with exit code 0 although nobody can read what it prints.
+pub fn survives_without_an_audience(program: &str, args: &[&str]) {
+    for full in [true, false] {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped());
+        if full {
+            command.stdout(fs::File::create("/dev/full").expect("/dev/full opens"));
+        } else {
+            // A pipe whose reader has gone.
+            let (_, writer) = std::io::pipe().expect("a pipe");
+            command.stdout(writer);
+        }
+        let output = command.output().expect("the program starts");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{program} {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
 impl Ended {
     /// The summary of `--json`, after the checks that hold for every demo: exit code 0, nothing on stderr.
     pub fn summary(&self) -> Value {
