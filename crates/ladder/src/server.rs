@@ -79,10 +79,17 @@ impl Target {
     }
 }
 
-/// The programs named (all echo servers when none is) and after them the foreign ones.
+/// The echo servers named (all of them when none is) and after them the foreign ones.
 pub fn targets(checkout: &Checkout, names: &[String], with: &[String]) -> Result<Vec<Target>> {
     let foreign: Vec<Target> = with.iter().map(|text| Target::parse_with(text)).collect::<Result<_>>()?;
     let own = checkout.echo_programs(names)?;
+    if let Some(other) = own.iter().find(|program| !program.is_echo()) {
+        return usage(format!(
+            "{} is no echo server, so its calls per datagram have no meaning; `cargo ladder trace {0}` shows what it \
+             does",
+            other.name
+        ));
+    }
     Ok(own.into_iter().map(Target::Own).chain(foreign).collect())
 }
 
@@ -586,11 +593,21 @@ fn free_port() -> Result<u16> {
     Ok(socket.local_addr().context(|| "read the port found".into())?.port())
 }
 
-/// Socket addresses that stand in a line.
+/// Socket addresses that stand in a line; `A to B` stands for all ports between them as well.
 fn addresses(line: &str) -> Vec<SocketAddr> {
-    line.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')'))
-        .filter_map(|word| word.parse().ok())
-        .collect()
+    let mut found: Vec<SocketAddr> = Vec::new();
+    let mut range = false;
+    for word in line.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')')) {
+        if let Ok(address) = word.parse::<SocketAddr>() {
+            if let Some(first) = found.last().filter(|_| range).copied() {
+                let between = first.port().saturating_add(1)..address.port();
+                found.extend(between.map(|port| SocketAddr::new(first.ip(), port)));
+            }
+            found.push(address);
+        }
+        range = word == "to";
+    }
+    found
 }
 
 #[cfg(test)]
@@ -619,6 +636,7 @@ mod tests {
             ["127.0.0.1:2000".parse().expect("an address")]
         );
         assert_eq!(addresses("[::1]:7, 127.0.0.1:8").len(), 2);
+        assert_eq!(addresses("127.0.0.1:2000 to 127.0.0.1:2009  (try: nc -u 127.0.0.1 2000)").len(), 10);
         assert!(addresses("nothing").is_empty());
     }
 }

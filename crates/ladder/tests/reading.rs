@@ -4,8 +4,12 @@ mod tool;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tool::{is_there, ladder, run, server};
 
@@ -215,6 +219,43 @@ fn bench_of_a_dev_build_says_that_it_measures_the_release() {
     let args = ["bench", "--rounds", "1", "--duration", "1ms", "--pings", "1", "echo-blocking"];
     let said = run(Command::new(tool).args(args).env("CARGO", "/nowhere/cargo"));
     assert!(said.err.contains("release builds"), "{said:?}");
+}
+
+#[test]
+fn told_to_end_it_takes_its_servers_along() {
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_ladder"))
+        .args(["bench", "--dev", "--rounds", "1000000", "--duration", "10s", "echo-poll"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the tool starts");
+    let children = |name: &str| -> Vec<String> {
+        let ours = format!("/proc/{0}/task/{0}/children", tool.id());
+        let pids = fs::read_to_string(ours).unwrap_or_default();
+        let is_server = |pid: &&str| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        pids.split_ascii_whitespace().filter(is_server).map(str::to_string).collect()
+    };
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let started = loop {
+        // The reference takes its turn first.
+        let started = children("echo-blocking");
+        if !started.is_empty() {
+            break started;
+        }
+        assert!(Instant::now() < deadline, "no server was started");
+        thread::sleep(Duration::from_millis(5));
+    };
+    kill(Pid::from_raw(tool.id() as i32), Signal::SIGTERM).expect("the tool runs");
+    let status = tool.wait().expect("the tool ends");
+    assert_eq!(status.code(), Some(128 + 15), "{status}");
+    for pid in started {
+        while Path::new(&format!("/proc/{pid}/exe")).exists() {
+            assert!(Instant::now() < deadline, "the server {pid} goes on");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 #[test]
