@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use echo_contract::Verdict;
 use similar::TextDiff;
 
 use crate::checkout::{Checkout, Profile, Program};
@@ -19,6 +20,8 @@ use crate::trace;
 
 /// One change and where to look.
 struct Break {
+    /// What a page calls it: the program's name, or that and a word more where there are several.
+    name: &'static str,
     program: &'static str,
     /// What the change is, as a sentence.
     deed: &'static str,
@@ -35,10 +38,13 @@ enum Look {
     Compare,
     /// In the trace of an empty datagram.
     EmptyDatagram,
+    /// In the requirement of this name, which `ladder check` then says fails.
+    Contract(&'static str),
 }
 
 const BREAKS: &[Break] = &[
     Break {
+        name: "echo-blocking",
         program: "echo-blocking",
         deed: "Make the socket non-blocking, and wait nowhere: the loop asks, and asks, and asks.",
         from: "socket.set_write_timeout(Some(LOOK_UP))?;",
@@ -46,6 +52,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-select",
         program: "echo-select",
         deed: "Ask for writability always, as if it could do no harm: a socket is nearly always writable.",
         from: "if !queue.is_empty() {\n            writable.insert",
@@ -53,6 +60,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-poll",
         program: "echo-poll",
         deed: "Handle one datagram for each wait.",
         from: "let mut budget = service.budget();",
@@ -60,6 +68,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-epoll-level",
         program: "echo-epoll-level",
         deed: "Tell the kernel before every wait, not only of a change.",
         from: "if interest != registered {",
@@ -67,6 +76,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-epoll-edge",
         program: "echo-epoll-edge",
         deed: "Forget what is left over when the budget ends, and wait for an edge.",
         from: "let left_over = readable && queue.has_room();",
@@ -74,6 +84,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-mio-level",
         program: "echo-mio-level",
         deed: "Take mio for level-triggered: do not ask anew after a read.",
         from: "Rearm::Read => receive(socket, queue, service, &mut budget, &mut look_again)?,",
@@ -81,6 +92,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-mio-edge",
         program: "echo-mio-edge",
         deed: "Take an event for used up as soon as something was read.",
         from: "readable &= received != Pause::WouldBlock;",
@@ -88,6 +100,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-mini",
         program: "echo-mini",
         deed: "Yield after every drain, not only when the budget ends: be polled again at once, and find nothing.",
         from: "if received == Pause::BudgetSpent {\n",
@@ -95,6 +108,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-tokio",
         program: "echo-tokio",
         deed: "Return `Pending` when the budget ends, without asking to be polled again.",
         from: "                cx.waker().wake_by_ref();\n",
@@ -102,6 +116,7 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-tokio-mpsc",
         program: "echo-tokio-mpsc",
         deed: "Yield where the reader has to wait: it is polled again at once, and finds nothing.",
         from: "                socket.readable().await?;\n",
@@ -109,25 +124,73 @@ const BREAKS: &[Break] = &[
         look: Look::Compare,
     },
     Break {
+        name: "echo-tokio-framed",
         program: "echo-tokio-framed",
         deed: "Decode as the stock `BytesCodec` does: nothing in the buffer, no frame.",
         from: "self.taken = !self.taken;\n        if !self.taken {",
         to: "if datagram.is_empty() {",
         look: Look::EmptyDatagram,
     },
+    Break {
+        name: "echo-tokio-framed-sink",
+        program: "echo-tokio-framed",
+        deed: "Keep the sink after an error: the datagram that failed stays in it, and is sent again before each \
+               later one.",
+        from: "                sink = UdpFramed::new(Rc::clone(&socket), DatagramCodec::default());\n            }\n            match",
+        to: "            }\n            match",
+        look: Look::Contract("send-errors"),
+    },
+    Break {
+        name: "echo-tokio-framed-forward",
+        program: "echo-tokio-framed",
+        deed: "Write `forward` instead of two loops and a channel. It takes an item from the stream only when the \
+               sink has taken the one before, and it ends at the first error: one datagram that cannot be sent \
+               ends the service.",
+        from: FORWARD_FROM,
+        to: FORWARD_TO,
+        look: Look::Contract("send-errors"),
+    },
 ];
+
+const FORWARD_FROM: &str = r#"    let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
+    let reader = stop.clone().run_until_cancelled_owned(reader);
+    // A reader without a writer has nothing to do.
+    let end = stop.clone().drop_guard();
+    let writer = writer.inspect(|_| drop(end));
+    let echo = async {
+        shared.service().mark("ready");
+        let (received, flushed) = tokio::join!(spawn_local(reader), spawn_local(writer));
+        received?.unwrap_or(Ok(())).and(flushed?)
+    };
+"#;
+
+const FORWARD_TO: &str = r#"    drop((reader, queued, blocked));
+    let (sink, stream) = UdpFramed::new(socket, DatagramCodec::default()).split();
+    let admitted = futures::TryStreamExt::try_filter_map(stream, |(payload, peer)| {
+        let admitted = shared.service().admit(Ok((payload.len(), peer)));
+        std::future::ready(admitted.map(|admitted| admitted.map(|_| (payload, peer))))
+    });
+    let counting = sink.with(|(payload, peer): Datagram| {
+        shared.service().sent(payload.len());
+        std::future::ready(io::Result::Ok((payload, peer)))
+    });
+    let echo = async {
+        shared.service().mark("ready");
+        admitted.forward(counting).await
+    };
+"#;
 
 /// How long an echo of a broken server is waited for, once the server is back in its wait.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The recorded block: the deed, the change, and what shows it.
 pub fn record(checkout: &Checkout, name: &str, fenced: impl Fn(&str, &str) -> String) -> Result<String> {
-    let program = checkout.program(name)?;
-    let Some(breakage) = BREAKS.iter().find(|one| one.program == name) else {
+    let Some(breakage) = BREAKS.iter().find(|one| one.name == name) else {
         return failed(format!(
             "no change is known that breaks {name}: add one to crates/ladder/src/breaks.rs"
         ));
     };
+    let program = checkout.program(breakage.program)?;
     let (old, new) = changed(checkout, program, breakage)?;
     require_strace()?;
     let binary = build(checkout, program, &new)?;
@@ -150,12 +213,41 @@ pub fn record(checkout: &Checkout, name: &str, fenced: impl Fn(&str, &str) -> St
             format!("$ cargo ladder compare {name}\n{said}")
         }
         Look::EmptyDatagram => trace::empty_datagram(checkout, checkout.profile, &target, &launch, SOON)?,
+        Look::Contract(requirement) => ask(checkout, program, &launch, requirement)?,
     };
     Ok(format!(
         "{}\n\n{}\n{}",
         breakage.deed,
         fenced("diff", &difference(&old, &new)),
         fenced("text", &shown)
+    ))
+}
+
+/// What `ladder check` says of a requirement that a changed program fails. The evidence is left out: it tells of
+/// random payloads.
+fn ask(checkout: &Checkout, program: &Program, launch: &Launch, requirement: &str) -> Result<String> {
+    let find = |name: &str| echo_contract::requirements().iter().find(|one| one.name == name);
+    let (Some(asked), Some(control)) = (find(requirement), find("greeting")) else {
+        return failed(format!(
+            "the contract has no requirement {requirement:?}, or none named \"greeting\""
+        ));
+    };
+    // The contract knows a rung by the name of its file.
+    let binary = checkout.broken_workspace().join(&program.name);
+    let built = launch.binary.as_deref().unwrap_or(&binary);
+    fs::copy(built, &binary).context(|| format!("copy {} to {}", built.display(), binary.display()))?;
+    let target = echo_contract::Target::rung(&binary).or_else(failed)?;
+    let options = echo_contract::Options::default();
+    // A program that fails everything would prove nothing.
+    if let Verdict::Fails { evidence } = echo_contract::check_one(control, &target, &options).verdict {
+        return failed(format!("the changed {} does not even greet: {evidence}", program.name));
+    }
+    if let Verdict::Holds = echo_contract::check_one(asked, &target, &options).verdict {
+        return failed(format!("{requirement} holds, whatever crates/ladder/src/breaks.rs changes"));
+    }
+    Ok(format!(
+        "$ cargo ladder check {} --only {requirement}\n{:<4} FAILS  {}\n",
+        program.name, asked.id, asked.sentence
     ))
 }
 
@@ -194,6 +286,8 @@ fn build(checkout: &Checkout, program: &Program, source: &str) -> Result<PathBuf
     mirror(&checkout.root.join("crates"), &copy.join("crates"))?;
     let name = format!("broken-{}", program.name);
     let path = copy.join(&program.source).with_file_name(format!("{name}.rs"));
+    // Its file has a name of its own, and the program goes by the rung's all the same.
+    let source = source.replace(r#"env!("CARGO_BIN_NAME")"#, &format!("{:?}", program.name));
     write_if_changed(&path, source.as_bytes())?;
     let mut command: Command = checkout.cargo_build(Profile::Dev);
     // Its warnings are about the change, which is wrong on purpose.
