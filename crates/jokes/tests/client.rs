@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use support::*;
 
 /// A server that sends `text` to each client and ends well. Lives as long as the test program.
@@ -58,7 +59,10 @@ fn nobody_there_and_nobody_answering() {
     // The kernel completes the connection; nobody accepts it.
     let (report, code) = client(address, &["--connections", "2", "--timeout", "100ms"]);
     assert_eq!((&report["failed"], code), (&json!({"timeout": 2}), Some(1)), "{report}");
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
     let (report, code) = client(address, &["--connections", "2"]);
     assert_eq!((&report["failed"], code), (&json!({"ECONNREFUSED": 2}), Some(1)), "{report}");
 }
