@@ -239,6 +239,7 @@ impl Listener {
     ///
     /// An accept that fails is counted and tried again: at once if only that connection is gone; else, as
     /// when descriptors or memory have run out, after a pause, a longer one each time.
+    // region: accept
     pub async fn accept(&mut self) -> (Guest, Joke) {
         let mut pause = PAUSES.0;
         loop {
@@ -267,6 +268,7 @@ impl Listener {
             }
         }
     }
+    // endregion: accept
 }
 
 /// A connection whose writes fail, with `TimedOut`, once the client has taken nothing for `--idle-limit`.
@@ -320,6 +322,7 @@ impl Guest {
     /// closes or `--idle-limit` has passed. A socket that is closed with unread data resets its connection,
     /// and a reset may overtake the joke. A joke that was not told to its end: resets the connection, so
     /// that nobody takes the half of it for the whole.
+    // region: farewell
     pub async fn farewell(mut self, told: io::Result<()>) {
         let sent = match told {
             Ok(()) => self.shutdown().await,
@@ -339,6 +342,7 @@ impl Guest {
             self.hall.log(format_args!("close {}: it has not closed within the idle limit", self.peer));
         }
     }
+    // endregion: farewell
 
     fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let limit = self.hall.idle_limit;

@@ -165,7 +165,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
 }
 
 /// Builds the release of the tool and of the servers, and becomes it.
-fn in_release(checkout: &Checkout) -> Result<ExitCode> {
+pub fn in_release(checkout: &Checkout) -> Result<ExitCode> {
     note("ladder: development builds say nothing about speed: building and running the release builds");
     checkout.build(["ladder"], Profile::Release)?;
     let tool = checkout.binary("ladder", Profile::Release);

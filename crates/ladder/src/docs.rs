@@ -18,7 +18,7 @@ use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::many;
 use crate::names::pattern;
 use crate::server::{self, PATIENCE};
-use crate::{breaks, diff, list, trace};
+use crate::{acts, breaks, diff, list, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -217,12 +217,21 @@ impl Recorder<'_> {
                 };
                 Ok(format!("\n{tables}\n"))
             }
+            "acts" => match &block.args[..] {
+                [program, flags @ ..] => {
+                    let text = self.twice(|| acts::transcript(self.checkout, program, flags))?;
+                    let flags =
+                        if flags.is_empty() { String::new() } else { format!(" -- {}", flags.join(" ")) };
+                    Ok(fenced("text", &format!("$ cargo ladder acts --trace {program}{flags}\n{text}")))
+                }
+                _ => failed("`acts` takes an act and its flags"),
+            },
             "diff" => {
                 let options = words::<DiffWords>(&block.args)?.options;
                 Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
             }
             _ => failed(format!(
-                "`{}` is none of trace, run, strace, region, break, list, compare, diff, end",
+                "`{}` is none of trace, run, strace, region, break, list, compare, acts, diff, end",
                 block.whole
             )),
         }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
 
+mod acts;
 mod bench;
 mod breaks;
 mod check;
@@ -51,6 +52,8 @@ enum Command {
     Compare(compare::Options),
     /// CPU, echoes per second, round trips and memory of all echo servers, in interleaved rounds
     Bench(bench::Options),
+    /// The jokes server's acts under a crowd that comes at once; fails when their order is not the story's
+    Acts(acts::Options),
     /// The sources of two programs, one against the other
     Diff(diff::Options),
     /// Records the blocks of README.md and docs/ anew, or checks that they hold
@@ -93,6 +96,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Diff(options) => diff::run(&checkout, options)?,
         Command::List(options) => list::run(&checkout, options)?,
         Command::Trace(options) => trace::run(&checkout, options)?,
+        Command::Acts(options) => return acts::run(&checkout, options),
         Command::Bench(options) => return bench::run(&checkout, options),
         Command::Check(options) => return check::run(&checkout, options),
         Command::Docs(options) => return docs::run(&checkout, options),

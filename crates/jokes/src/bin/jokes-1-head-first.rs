@@ -4,8 +4,9 @@
 //!           and kept as such.
 //! Run:      cargo run --bin jokes-1-head-first
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo run --bin jokes-1-head-first -- --threads 1 --slow-disk 1000    (and two nc at once)
-//! Expect:   the second nc waits for the first one's disk
+//! Watch:    cargo ladder acts --trace jokes-1-head-first
+//! Expect:   pread64 on the thread that accepts. With --threads 1 --slow-disk 1000, a second nc waits for the
+//!           first one's disk
 //! Still wrong: while the disk takes its time, the thread serves nobody (next: jokes-2-blocking-pool).
 
 use std::io;

@@ -5,8 +5,9 @@
 //!           else away.
 //! Run:      cargo run --bin jokes-2-blocking-pool
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo run --bin jokes-2-blocking-pool -- --threads 1 --slow-disk 1000    (and two nc at once)
-//! Expect:   two jokes after one second, not two
+//! Watch:    cargo ladder acts --trace jokes-2-blocking-pool
+//! Expect:   pread64 on another thread. With --threads 1 --slow-disk 1000, two nc at once need one second, not
+//!           two
 //! Still wrong: the chunk and the reader go to the pool and back by hand, and what is a chunk of lines?
 //!           (next: jokes-3-stream).
 

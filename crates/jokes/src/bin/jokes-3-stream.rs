@@ -4,8 +4,8 @@
 //!           it sees lines.
 //! Run:      cargo run --bin jokes-3-stream
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    rustc --edition 2024 crates/jokes/tests/refused/jokes-3-stream.rs    (the version before this)
-//! Expect:   the same jokes, and from rustc a closure that may outlive what it borrows
+//! Watch:    cargo ladder acts --trace jokes-3-stream
+//! Expect:   one send for each line
 //! Still wrong: a trip to the pool for each line, and the combinators hide what is kept between two lines
 //!           (next: jokes-4-own-future).
 

@@ -4,8 +4,8 @@
 //!           so many bytes gone.
 //! Run:      cargo run --bin jokes-4-own-future
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo ladder diff jokes-3-stream jokes-4-own-future
-//! Expect:   the same jokes; a write may take a part of a line, and the next goes on from there
+//! Watch:    cargo ladder acts --trace jokes-4-own-future
+//! Expect:   one send; for a joke that the socket has no room for, several, each from where the last one ended
 //! Still wrong: it reads or it writes, never both: the disk rests while the client reads (next:
 //!           jokes-5-channel).
 

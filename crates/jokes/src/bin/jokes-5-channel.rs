@@ -4,8 +4,8 @@
 //!           channel of lines. With --unbounded the bound is gone, and a slow client fills the memory.
 //! Run:      cargo run --bin jokes-5-channel
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo run --bin jokes-5-channel -- --unbounded --file BIG    (and a client that does not read)
-//! Expect:   memory grows by the whole joke; without --unbounded by a few lines
+//! Watch:    cargo ladder acts --trace jokes-5-channel
+//! Expect:   one send for each line. With --unbounded, a client that does not read costs the whole joke in memory
 //! Still wrong: everybody writes this loop of lines into a socket, with its own end of line (next:
 //!           jokes-6-framed).
 

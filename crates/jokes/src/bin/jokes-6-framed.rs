@@ -4,8 +4,8 @@
 //!           between a stream and a sink.
 //! Run:      cargo run --bin jokes-6-framed
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo ladder diff jokes-3-stream jokes-6-framed
-//! Expect:   the same jokes; no loop, no end of line and no partial write in sight
+//! Watch:    cargo ladder acts --trace jokes-6-framed
+//! Expect:   one send for each line, or for two: whether `forward` flushes between them is a race
 //! Still wrong: the reading is still done by hand, and surely somebody has done it (next: jokes-7-async-fs).
 
 use std::io;

@@ -3,8 +3,8 @@
 //! New here: files with the interface of sockets. No call of ours blocks, and no closure goes anywhere.
 //! Run:      cargo run --bin jokes-7-async-fs
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    strace -f -e trace=openat,lseek,read,futex target/debug/jokes-7-async-fs
-//! Expect:   the same jokes, with open, seek and read on threads of the pool: three trips instead of one
+//! Watch:    cargo ladder acts --trace jokes-7-async-fs
+//! Expect:   open, seek and read on another thread: three trips instead of one
 //! Still wrong: nothing became asynchronous. `tokio::fs` is act 2 for each call, and its files cannot be
 //!           shared: each guest takes two descriptors (next: jokes-cached).
 

@@ -4,8 +4,8 @@
 //!           no copy: only a reference.
 //! Run:      cargo run --bin jokes-cached
 //! Poke:     nc 127.0.0.1 12345
-//! Watch:    cargo ladder acts
-//! Expect:   the fastest by far, with a disk as slow as you like
+//! Watch:    cargo ladder acts --trace jokes-cached
+//! Expect:   no read at all; the fastest by far, with a disk as slow as you like
 //! Still wrong: a file must fit into memory, and is not read again when it changes (next: jokes-mini).
 
 use std::io;

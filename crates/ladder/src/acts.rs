@@ -1,0 +1,586 @@
+//! `ladder acts`: the jokes server's acts, one after the other, under a crowd that comes at once.
+//!
+//! The story claims an order, and this asserts it: with a disk that takes its time, the act that reads head
+//! first is the slowest, those that move the read elsewhere are alike, and who has read before is the fastest
+//! by far. The times printed are medians over rounds; asserted are only ratios, between the fastest rounds.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::bench::in_release;
+use crate::checkout::{Checkout, Profile};
+use crate::failure::{Context, Result, failed, note, print, usage};
+use crate::process;
+use crate::server::{NO_STRACE, strace_is_there};
+use crate::strace::{Call, Event, Parser};
+use crate::table::Table;
+
+/// Options of `ladder acts`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Options {
+    /// Connections that the client opens at once
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Rounds; in each, every act is started anew and takes its turn
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// How much longer a read of the slow disk takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub slow_disk: u32,
+    /// Worker threads of each act's runtime
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: u16,
+    /// Instead of measuring: what one connection to ACT is in system calls, and on which threads (needs strace)
+    #[arg(long, value_name = "ACT")]
+    pub trace: Option<String>,
+    /// Flags for the act of --trace
+    #[arg(last = true, requires = "trace", value_name = "FLAGS")]
+    pub flags: Vec<String>,
+    /// Measure the development builds, to try the tool out: their figures mean little
+    #[arg(long)]
+    pub dev: bool,
+    /// Print a Markdown table
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Milliseconds for 1000 connections that the original story reports, on its author's machine: acts 1 to 7.
+const ORIGINAL: [&str; 7] = ["660", "300-330", "300-330", "300-330", "300-330", "300-330", "380"];
+
+/// And of its cached version.
+const ORIGINAL_CACHED: &str = "100";
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One act's figures, as `--json` prints them.
+#[derive(Debug, Serialize)]
+struct Row {
+    program: String,
+    /// Median seconds of all connections, with the file in the page cache, and the ratio to act 1.
+    seconds: f64,
+    ratio: f64,
+    /// The same with `--slow-disk`; and its fastest round, the one that other work disturbed least.
+    slow_seconds: f64,
+    slow_seconds_min: f64,
+    slow_ratio: f64,
+    /// The most threads that a run ended with, with `--slow-disk`.
+    threads: u64,
+    /// The most memory that a run had, with `--slow-disk`.
+    peak_memory_kib: u64,
+    /// Null without strace.
+    system_calls_per_joke: Option<f64>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    profile: &'static str,
+    connections: u32,
+    rounds: u32,
+    slow_disk_ms: u32,
+    threads: u16,
+    acts: Vec<Row>,
+    /// What the story claims and these figures deny.
+    denied: Vec<String>,
+}
+
+/// Runs `ladder acts`: exit code 1 when the order is not the story's.
+pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
+    if let Some(program) = &options.trace {
+        let program = &checkout.program(program)?.name;
+        if !program.starts_with("jokes-") || program == CLIENT {
+            return usage(format!("{program} is no act of the jokes server; jokes-1-head-first is one"));
+        }
+        print(&transcript(checkout, program, &options.flags)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if checkout.profile == Profile::Dev && !options.dev {
+        return in_release(checkout);
+    }
+    let mut acts: Vec<&str> = checkout
+        .programs
+        .iter()
+        .map(|program| program.name.as_str())
+        .filter(|name| name.starts_with("jokes-") && *name != CLIENT)
+        .collect();
+    // The numbered ones first: digits sort before letters.
+    acts.sort_unstable();
+    if !acts.first().is_some_and(|first| is_act(first, 1)) {
+        return failed("this checkout has no jokes-1-head-first, to which the others are compared");
+    }
+    checkout.build(acts.iter().copied().chain([CLIENT]), checkout.profile)?;
+    let mut fast = vec![Vec::new(); acts.len()];
+    let mut slow = vec![Vec::new(); acts.len()];
+    let mut grown = vec![(0, 0); acts.len()];
+    for number in 0..options.rounds {
+        for turn in 0..acts.len() {
+            // Another act begins in each round, so that none always follows the same neighbour.
+            let index = (turn + number as usize) % acts.len();
+            fast[index].push(measure(checkout, options, acts[index], 0)?.seconds);
+            let run = measure(checkout, options, acts[index], options.slow_disk)?;
+            slow[index].push(run.seconds);
+            grown[index] = (run.threads.max(grown[index].0), run.peak_kib.max(grown[index].1));
+        }
+    }
+    let counted = strace_is_there();
+    if !counted {
+        note("ladder: system calls are not counted: strace is not installed (package strace)");
+    }
+    let mut rows = Vec::new();
+    for (index, program) in acts.iter().enumerate() {
+        let calls = if counted { Some(calls_per_joke(checkout, program, options)?) } else { None };
+        rows.push(Row {
+            program: (*program).to_string(),
+            seconds: median(&fast[index]),
+            ratio: ratio(&fast[index], &fast[0]),
+            slow_seconds: median(&slow[index]),
+            slow_seconds_min: slow[index].iter().copied().fold(f64::INFINITY, f64::min),
+            slow_ratio: ratio(&slow[index], &slow[0]),
+            threads: grown[index].0,
+            peak_memory_kib: grown[index].1,
+            system_calls_per_joke: calls,
+        });
+    }
+    let denied = denied(&rows);
+    report(checkout, options, rows, denied)
+}
+
+const CLIENT: &str = "jokes-client";
+
+fn is_act(program: &str, number: usize) -> bool {
+    program.starts_with(&format!("jokes-{number}-"))
+}
+
+/// The claims of the story that the figures do not bear out, with the figures. Judged by the fastest rounds:
+/// other work on the machine can only add time.
+fn denied(rows: &[Row]) -> Vec<String> {
+    let mut denied = Vec::new();
+    let Some((first, others)) = rows.split_first() else { return denied };
+    let (told, kept): (Vec<&Row>, Vec<&Row>) =
+        others.iter().partition(|row| (2..=9).any(|number| is_act(&row.program, number)));
+    let ms = |row: &Row| format!("{} {:.1} ms", row.program, row.slow_seconds_min * 1000.0);
+    for other in others {
+        if other.slow_seconds_min * 1.5 > first.slow_seconds_min {
+            denied.push(format!(
+                "act 1 is the slowest when the disk is slow, by half at least: {}, {}",
+                ms(first),
+                ms(other)
+            ));
+        }
+    }
+    let by_time = |a: &&&Row, b: &&&Row| a.slow_seconds_min.total_cmp(&b.slow_seconds_min);
+    if let (Some(fastest), Some(slowest)) = (told.iter().min_by(by_time), told.iter().max_by(by_time)) {
+        if slowest.slow_seconds_min > fastest.slow_seconds_min * 2.5 {
+            denied.push(format!(
+                "acts 2 to 7 are alike, within a factor of 2.5: {}, {}",
+                ms(fastest),
+                ms(slowest)
+            ));
+        }
+        for cached in kept {
+            if cached.slow_seconds_min * 1.2 > fastest.slow_seconds_min {
+                denied.push(format!(
+                    "who has read before is the fastest, by a fifth at least: {}, {}",
+                    ms(cached),
+                    ms(fastest)
+                ));
+            }
+        }
+    }
+    denied
+}
+
+/// What one turn of one act shows.
+struct Run {
+    seconds: f64,
+    threads: u64,
+    peak_kib: u64,
+}
+
+/// One act's turn: started, warmed up by one crowd, measured with the next, ended.
+fn measure(checkout: &Checkout, options: &Options, program: &str, slow_disk: u32) -> Result<Run> {
+    let binary = checkout.binary(program, checkout.profile);
+    let mut act = Act::start(Command::new(binary), program, slow_disk, options.threads)?;
+    // Threads are started and buffers allocated by the first crowd.
+    crowd(checkout, &act, options.connections)?;
+    let seconds = crowd(checkout, &act, options.connections)?;
+    let pid = act.child.id();
+    let run = Run { seconds, threads: threads(pid), peak_kib: process::peak_kib(&[pid]) };
+    act.finish(pid)?;
+    Ok(run)
+}
+
+/// System calls that one joke more costs the server: two runs under strace, so that the start, which both
+/// have, falls out of the difference.
+fn calls_per_joke(checkout: &Checkout, program: &str, options: &Options) -> Result<f64> {
+    let few = calls(checkout, program, options, 50)?;
+    let many = calls(checkout, program, options, 250)?;
+    Ok(many.saturating_sub(few) as f64 / 200.0)
+}
+
+fn calls(checkout: &Checkout, program: &str, options: &Options, jokes: u32) -> Result<u64> {
+    let table = Scratch::new(program);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-c", "-qq", "-o"]).arg(&table.0).arg(checkout.binary(program, checkout.profile));
+    let mut act = Act::start(command, program, 0, options.threads)?;
+    crowd(checkout, &act, jokes)?;
+    // strace is the parent; the signal is for the act.
+    let Some(&traced) = process::tree(act.child.id()).get(1) else {
+        return failed(format!(
+            "{program} ended under strace before it was told to: start it by hand to see why"
+        ));
+    };
+    act.finish(traced)?;
+    let text = fs::read_to_string(&table.0).context(|| format!("read the counts of strace for {program}"))?;
+    Ok(counted(&text))
+}
+
+/// The joke of a transcript: two lines, so that who sends line by line can be told from who does not.
+const TRACED: &str = "Knock, knock.\nWho is there?\n";
+
+/// The calls that move a joke.
+const MOVES: &str = "trace=accept4,openat,lseek,read,pread64,write,writev,sendto,sendmsg,shutdown,recvfrom";
+
+/// What one connection to an act is in system calls: each with its thread, `A` being the one that accepts. The
+/// act has one worker and one thread in its pool, so that the order is the same each time; waits, and calls
+/// that would have blocked, are left out. `flags` are the act's own.
+pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Result<String> {
+    if !strace_is_there() {
+        return failed(NO_STRACE);
+    }
+    checkout.build([program], checkout.profile)?;
+    let (jokes, trace) = (Scratch::new("jokes"), Scratch::new(program));
+    fs::write(&jokes.0, TRACED).context(|| "write a joke".into())?;
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-s", "32", "-e", MOVES, "-e", "signal=none", "-o"]).arg(&trace.0);
+    command.arg(checkout.binary(program, checkout.profile)).args(["--blocking-threads", "1", "--file"]);
+    command.arg(&jokes.0).args(flags);
+    let mut act = Act::start(command, program, 0, 1)?;
+    let mut joke = String::new();
+    TcpStream::connect(&act.address)
+        .and_then(|mut guest| {
+            guest.set_read_timeout(Some(PATIENCE))?;
+            guest.read_to_string(&mut joke)
+        })
+        .context(|| format!("hear a joke from {program}"))?;
+    if joke != TRACED {
+        return failed(format!("{program} sent {joke:?} instead of {TRACED:?}"));
+    }
+    let Some(&traced) = process::tree(act.child.id()).get(1) else {
+        return failed(format!(
+            "{program} ended under strace before it was told to: start it by hand to see why"
+        ));
+    };
+    act.finish(traced)?;
+    let text = fs::read_to_string(&trace.0).context(|| format!("read the trace of {program}"))?;
+    Ok(one_connection(&text))
+}
+
+/// The calls of a connection, from its accept to the end of what the client sends, one a line.
+fn one_connection(trace: &str) -> String {
+    let mut parser = Parser::default();
+    let calls: Vec<Call> = trace
+        .lines()
+        .filter_map(|line| match parser.line(line)? {
+            Event::Call(call) if call.errno.is_none() => Some(call),
+            _ => None,
+        })
+        .collect();
+    let mut threads: Vec<u32> = Vec::new();
+    let mut names: Vec<(i64, &str)> = Vec::new();
+    let mut lines = String::new();
+    for call in &calls {
+        let descriptor = call.args.first().and_then(|arg| arg.parse::<i64>().ok());
+        let name = |descriptor: Option<i64>| {
+            names.iter().rev().find(|(number, _)| Some(*number) == descriptor).map(|(_, name)| *name)
+        };
+        // Before the guest there is the start: only what was opened there matters.
+        let begun = names.iter().any(|(_, name)| *name == "guest");
+        let (shown, result) = match (call.name.as_str(), name(descriptor)) {
+            ("accept4", _) => ("accept4(listener)".to_string(), "guest".to_string()),
+            ("openat", _) if begun => ("openat(jokes)".to_string(), "file".to_string()),
+            ("lseek", Some(file)) => {
+                (format!("lseek({file}, {})", call.args.get(1).map_or("", String::as_str)), value(call))
+            }
+            ("read" | "pread64" | "recvfrom", Some(from)) => (format!("{}({from})", call.name), value(call)),
+            ("write" | "writev" | "sendto" | "sendmsg", Some(to)) => {
+                let text = call.args.get(1).map_or("", String::as_str);
+                (format!("{}({to}, {text})", call.name), value(call))
+            }
+            ("shutdown", Some(guest)) => (format!("shutdown({guest}, SHUT_WR)"), value(call)),
+            // A file that is read by position was opened at the start.
+            ("pread64", None) if begun => ("pread64(jokes)".to_string(), value(call)),
+            _ => continue,
+        };
+        if let ("accept4" | "openat", Some(number)) = (call.name.as_str(), call.value) {
+            names.push((number, if call.name == "accept4" { "guest" } else { "file" }));
+        }
+        let thread = threads.iter().position(|&thread| thread == call.pid).unwrap_or_else(|| {
+            threads.push(call.pid);
+            threads.len() - 1
+        });
+        let thread = char::from(b'A' + (thread % 26) as u8);
+        lines.push_str(&format!("thread {thread}  {shown} = {result}\n"));
+        // The client has closed, and so does the act; but that may be after it was told to end.
+        if call.name == "recvfrom" && call.value == Some(0) {
+            break;
+        }
+    }
+    lines
+}
+
+fn value(call: &Call) -> String {
+    call.value.map_or_else(|| "?".into(), |value| value.to_string())
+}
+
+/// The sum of the fourth column of `strace -c`, header, rules and total left out.
+fn counted(table: &str) -> u64 {
+    table
+        .lines()
+        .filter(|line| !line.trim_end().ends_with(" total"))
+        .filter_map(|line| line.split_ascii_whitespace().nth(3)?.parse::<u64>().ok())
+        .sum()
+}
+
+/// Lets the client open its connections; the seconds that it took. A joke that did not arrive whole fails.
+fn crowd(checkout: &Checkout, act: &Act, connections: u32) -> Result<f64> {
+    let output = Command::new(checkout.binary(CLIENT, checkout.profile))
+        .args(["--json", "--connections", &connections.to_string(), &act.address])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context(|| format!("start {CLIENT}"))?;
+    let report: Value =
+        serde_json::from_slice(&output.stdout).context(|| format!("read what {CLIENT} printed"))?;
+    if !output.status.success() {
+        return failed(format!("{}: not everybody got a joke: {report}", act.program));
+    }
+    match report["seconds"].as_f64() {
+        Some(seconds) => Ok(seconds),
+        None => failed(format!("{CLIENT} printed no seconds: {report}")),
+    }
+}
+
+/// A running act; killed when dropped.
+struct Act {
+    program: String,
+    address: String,
+    child: Child,
+}
+
+impl Act {
+    /// Starts `command` with the flags of an act behind it, and reads where it listens.
+    fn start(mut command: Command, program: &str, slow_disk: u32, threads: u16) -> Result<Self> {
+        command
+            .args([
+                "--json",
+                "--slow-disk",
+                &slow_disk.to_string(),
+                "--threads",
+                &threads.to_string(),
+                "127.0.0.1:0",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context(|| format!("start {program}"))?;
+        let mut greeting = String::new();
+        let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut greeting));
+        let mut act = Act { program: program.to_string(), address: String::new(), child };
+        let address =
+            greeting.split_once(": listening on ").and_then(|(_, rest)| rest.split_whitespace().next());
+        match (read, address) {
+            (Some(Ok(_)), Some(address)) => act.address = address.to_string(),
+            _ => {
+                return failed(format!(
+                    "{program} did not say where it listens: start it by hand to see why"
+                ));
+            }
+        }
+        Ok(act)
+    }
+
+    /// Sends SIGTERM to `pid` and waits for the end of what was started.
+    fn finish(&mut self, pid: u32) -> Result<()> {
+        kill(Pid::from_raw(pid as i32), Signal::SIGTERM).context(|| format!("end {}", self.program))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().context(|| format!("wait for {}", self.program))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return failed(format!("{} ended with {status}", self.program)),
+                None if Instant::now() > deadline => {
+                    return failed(format!("{} does not end after SIGTERM", self.program));
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Act {
+    fn drop(&mut self) {
+        // It has ended already unless something failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file that is removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Scratch(std::env::temp_dir().join(format!("ladder-acts-{}-{name}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(Path::new(&self.0));
+    }
+}
+
+fn threads(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count() as u64)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => (sorted[length / 2 - 1] + sorted[length / 2]) / 2.0,
+    }
+}
+
+/// The median of the ratios within each round.
+fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    let ratios: Vec<f64> =
+        ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs.max(f64::MIN_POSITIVE)).collect();
+    median(&ratios)
+}
+
+fn report(checkout: &Checkout, options: &Options, rows: Vec<Row>, denied: Vec<String>) -> Result<ExitCode> {
+    let code = if denied.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) };
+    if options.json {
+        let report = Report {
+            profile: if checkout.profile == Profile::Release { "release" } else { "dev" },
+            connections: options.connections,
+            rounds: options.rounds,
+            slow_disk_ms: options.slow_disk,
+            threads: options.threads,
+            acts: rows,
+            denied,
+        };
+        let text = serde_json::to_string(&report).context(|| "write JSON".into())?;
+        print(&format!("{text}\n"));
+        return Ok(code);
+    }
+    let slow_disk = format!("disk +{} ms", options.slow_disk);
+    let header =
+        ["act", "cached file", "ratio", &slow_disk, "ratio", "threads", "memory", "calls/joke", "original"];
+    let mut table = Table::new(header, 1);
+    for (index, row) in rows.iter().enumerate() {
+        let original = match ORIGINAL.get(index) {
+            Some(original) if is_act(&row.program, index + 1) => format!("{original} ms"),
+            _ if row.program == "jokes-cached" => format!("{ORIGINAL_CACHED} ms"),
+            _ => "-".into(),
+        };
+        table.row([
+            row.program.clone(),
+            format!("{:.1} ms", row.seconds * 1000.0),
+            format!("{:.2}", row.ratio),
+            format!("{:.1} ms", row.slow_seconds * 1000.0),
+            format!("{:.2}", row.slow_ratio),
+            row.threads.to_string(),
+            format!("{:.1} MiB", row.peak_memory_kib as f64 / 1024.0),
+            row.system_calls_per_joke.map_or_else(|| "-".into(), |calls| format!("{calls:.1}")),
+            original,
+        ]);
+    }
+    print(&if options.markdown { table.markdown() } else { table.text() });
+    note(&format!(
+        "ladder: {} connections at once, median of {} interleaved rounds, {} worker threads; threads and memory with the slow disk",
+        options.connections, options.rounds, options.threads
+    ));
+    for claim in &denied {
+        note(&format!(
+            "ladder: not as the story tells: {claim} (fastest of the rounds; try again when the machine has less to do)"
+        ));
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(slow_ms: [f64; 4]) -> Vec<Row> {
+        let names = ["jokes-1-head-first", "jokes-2-blocking-pool", "jokes-7-async-fs", "jokes-cached"];
+        let row = |(name, ms): (&str, f64)| Row {
+            program: name.to_string(),
+            seconds: 1.0,
+            ratio: 1.0,
+            slow_seconds: ms / 1000.0,
+            slow_seconds_min: ms / 1000.0,
+            slow_ratio: 1.0,
+            threads: 1,
+            peak_memory_kib: 1,
+            system_calls_per_joke: None,
+        };
+        names.into_iter().zip(slow_ms).map(row).collect()
+    }
+
+    #[test]
+    fn the_order_of_the_story_is_asserted() {
+        assert_eq!(denied(&rows([660.0, 300.0, 380.0, 100.0])), [""; 0]);
+        for (other, words) in [
+            ([300.0, 300.0, 380.0, 100.0], "act 1 is the slowest"),
+            ([2000.0, 300.0, 900.0, 100.0], "alike"),
+            ([660.0, 300.0, 380.0, 290.0], "the fastest"),
+        ] {
+            let denied = denied(&rows(other)).join("\n");
+            assert!(denied.contains(words), "{other:?}: {denied:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_shown_by_thread() {
+        let trace = "7 openat(AT_FDCWD, \"jokes.txt\", O_RDONLY) = 3\n\
+            7 read(3, \"Knock\", 8192) = 28\n\
+            8 accept4(5, NULL, NULL, SOCK_CLOEXEC) = 9\n\
+            9 pread64(3,  <unfinished ...>\n\
+            8 accept4(5, NULL, NULL, SOCK_CLOEXEC) = -1 EAGAIN (Resource temporarily unavailable)\n\
+            9 <... pread64 resumed>\"Knock\", 28, 0) = 28\n\
+            8 sendto(9, \"Knock\", 28, MSG_NOSIGNAL, NULL, 0) = 28\n\
+            8 recvfrom(9, \"\", 512, 0, NULL, NULL) = 0\n\
+            8 accept4(5, NULL, NULL, SOCK_CLOEXEC) = 10\n";
+        let expected = "thread A  accept4(listener) = guest\nthread B  pread64(jokes) = 28\n\
+            thread A  sendto(guest, \"Knock\") = 28\nthread A  recvfrom(guest) = 0\n";
+        assert_eq!(one_connection(trace), expected);
+    }
+
+    #[test]
+    fn calls_are_the_fourth_column() {
+        let table = "% time     seconds  usecs/call     calls    errors syscall\n\
+            ------ ----------- ----------- --------- --------- ----------------\n\
+            \x20 90.00    0.000900           9       100         3 futex\n\
+            \x20 10.00    0.000100           1        11           read\n\
+            ------ ----------- ----------- --------- --------- ----------------\n\
+            100.00    0.001000           9       111         3 total\n";
+        assert_eq!(counted(table), 111);
+    }
+}
