@@ -12,6 +12,9 @@
 //! | [`Joke::lines`] | the joke's lines, read from the file: each may block |
 //! | [`Guest`] | the connection, to be written to; a write that makes no progress for `--idle-limit` fails |
 //! | [`Guest::farewell`] | closes without losing what was sent, and counts |
+//!
+//! An act on another runtime takes [`Server::run_with`], and a [`Door`] and [`Visit`]s in place of the listener
+//! and its guests.
 #![forbid(unsafe_code)]
 
 mod flags;
@@ -21,5 +24,5 @@ mod summary;
 
 pub use flags::{BUNDLED, Flags, parse_address, positive_duration};
 pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
-pub use server::{Guest, LAST_CALL, Listener, Server, descriptor_hint, raise_descriptor_limit};
+pub use server::{Door, Guest, LAST_CALL, Listener, Server, Visit, descriptor_hint, raise_descriptor_limit};
 pub use summary::{Summary, by_kind};

@@ -141,9 +141,9 @@ impl Server {
         ExitCode::FAILURE
     }
 
-    /// Runs `act` on a multi-threaded runtime until SIGINT or SIGTERM, lets it finish what it is telling
-    /// for [`LAST_CALL`], and makes the exit code. Prints the bound address, the first line on stdout, as
-    /// soon as nothing can fail any more, and the summary at the end.
+    /// Runs `act` on a multi-threaded runtime of tokio until SIGINT or SIGTERM, lets it finish what it is
+    /// telling for [`LAST_CALL`], and makes the exit code. Prints the bound address, the first line on
+    /// stdout, as soon as nothing can fail any more, and the summary at the end.
     ///
     /// The wait for the signal stands outside of the runtime, on the main thread: an act may block every
     /// thread of the runtime, and still has to end when it is told to.
@@ -151,54 +151,102 @@ impl Server {
     where
         Act: Future<Output = ()> + Send + 'static,
     {
-        let Self { flags, address, socket, jokes, mut signals, marks, descriptors_per_guest, hall } = self;
-        let started = Instant::now();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        if let Some(threads) = flags.threads {
+        if let Some(threads) = self.flags.threads {
             builder.worker_threads(threads.into());
         }
         let runtime = builder
-            .max_blocking_threads(flags.blocking_threads.into())
-            .thread_keep_alive(flags.keep_alive)
+            .max_blocking_threads(self.flags.blocking_threads.into())
+            .thread_keep_alive(self.flags.keep_alive)
             .enable_io()
             .enable_time()
             .build();
+        let seats = self.descriptors_per_guest;
+        let (house, door) = self.open_door();
         let begun = runtime.and_then(|runtime| {
             // The listener registers with the runtime whose context it is made in.
             let context = runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            let seats = seats(descriptors_per_guest)?;
-            greet(flags.program, address);
-            let accepting = runtime.spawn(act(Listener { socket, seats, jokes, hall: Arc::clone(&hall) }));
+            let socket = tokio::net::TcpListener::from_std(door.socket()?)?;
+            let seats = seats_for(seats)?;
+            door.greet();
+            let accepting = runtime.spawn(act(Listener { socket, seats, door }));
             drop(context);
             Ok((runtime, accepting))
         });
         let (runtime, accepting) = match begun {
             Ok(begun) => begun,
-            Err(error) => {
-                let hint = descriptor_hint(&error);
-                complain(flags.program, format_args!("cannot start the runtime: {error}{hint}"));
-                return ExitCode::FAILURE;
-            }
+            Err(error) => return house.no_runtime(&error),
         };
-        marks.mark("ready");
-        wait_until_readable(signals.readable());
-        marks.mark("shutdown");
-        signals.clear();
-        accepting.abort();
-        let counts = hall.wait_until_empty(LAST_CALL);
+        let counts = house.until_signal(|| accepting.abort());
         // A thread that sleeps in a slow read is not waited for.
         runtime.shutdown_background();
+        house.finish(counts)
+    }
+
+    /// Like [`run`](Self::run), with a runtime of the act's own choice: `act` is called on a thread of its
+    /// own, makes its runtime there, greets by [`Door::greet`], and returns only when that fails.
+    pub fn run_with(self, act: impl FnOnce(Door) -> io::Result<()> + Send + 'static) -> ExitCode {
+        let (house, door) = self.open_door();
+        let flags = house.flags.clone();
+        let thread = std::thread::Builder::new().name("runtime".to_owned()).spawn(move || {
+            if let Err(error) = act(door) {
+                let hint = descriptor_hint(&error);
+                complain(flags.program, format_args!("the runtime has failed: {error}{hint}"));
+                std::process::exit(1);
+            }
+        });
+        if let Err(error) = thread {
+            return house.no_runtime(&error);
+        }
+        let counts = house.until_signal(|| {});
+        house.finish(counts)
+    }
+
+    fn open_door(self) -> (House, Door) {
+        let Self { flags, address, socket, jokes, signals, marks, hall, .. } = self;
+        let door =
+            Door { program: flags.program, address, socket, jokes, pause: PAUSES.0, hall: Arc::clone(&hall) };
+        (House { flags, address, signals, marks, hall, started: Instant::now() }, door)
+    }
+}
+
+/// What the main thread keeps while the act runs.
+struct House {
+    flags: Flags,
+    address: SocketAddr,
+    signals: Signals,
+    marks: Marks,
+    hall: Arc<Hall>,
+    started: Instant,
+}
+
+impl House {
+    fn no_runtime(&self, error: &io::Error) -> ExitCode {
+        let hint = descriptor_hint(error);
+        complain(self.flags.program, format_args!("cannot start the runtime: {error}{hint}"));
+        ExitCode::FAILURE
+    }
+
+    /// Waits for SIGINT or SIGTERM, ends the accepting by `stop`, and makes the last call.
+    fn until_signal(&self, stop: impl FnOnce()) -> Counts {
+        self.marks.mark("ready");
+        wait_until_readable(self.signals.readable());
+        self.marks.mark("shutdown");
+        stop();
+        self.hall.wait_until_empty(LAST_CALL)
+    }
+
+    fn finish(self, counts: Counts) -> ExitCode {
         let summary = Summary {
-            program: flags.program,
-            address,
-            seconds: started.elapsed().as_secs_f64(),
+            program: self.flags.program,
+            address: self.address,
+            seconds: self.started.elapsed().as_secs_f64(),
             connections: counts.connections,
             jokes_sent: counts.jokes_sent,
-            bytes_sent: hall.bytes_sent.load(Ordering::Relaxed),
+            bytes_sent: self.hall.bytes_sent.load(Ordering::Relaxed),
             errors: counts.errors,
         };
-        if flags.json {
+        if self.flags.json {
             print_line(summary.to_json());
         } else {
             print_line(&summary);
@@ -207,14 +255,126 @@ impl Server {
     }
 }
 
-/// Prints the program's first line on stdout: the bound address and a command to try it.
-fn greet(program: &str, address: SocketAddr) {
-    let (ip, port) = (reachable(address).ip(), address.port());
-    print_line(format_args!("{program}: listening on {address}  (try: nc {ip} {port})"));
+/// Where guests come in, on any runtime: the listening socket, and the rules of accepting.
+#[derive(Debug)]
+pub struct Door {
+    program: &'static str,
+    address: SocketAddr,
+    socket: TcpListener,
+    jokes: Jokes,
+    /// How long the next pause will be.
+    pause: Duration,
+    hall: Arc<Hall>,
+}
+
+impl Door {
+    /// The listening socket, in non-blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor left for it.
+    pub fn socket(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+
+    /// Prints the program's first line on stdout: the bound address and a command to try it.
+    pub fn greet(&self) {
+        let (program, address) = (self.program, self.address);
+        let (ip, port) = (reachable(address).ip(), address.port());
+        print_line(format_args!("{program}: listening on {address}  (try: nc {ip} {port})"));
+    }
+
+    /// Counts a guest; returns the record of its visit, and the joke that it will be told.
+    pub fn welcome(&mut self, peer: SocketAddr) -> (Visit, Joke) {
+        self.pause = PAUSES.0;
+        let joke = self.jokes.pick();
+        (Visit::new(&self.hall, peer, &joke), joke)
+    }
+
+    /// Counts an accept that failed; returns how long to wait before the next: not at all if only that
+    /// connection is gone; else, as when descriptors or memory have run out, longer each time.
+    // region: pause
+    pub fn failed(&mut self, error: &io::Error) -> Duration {
+        self.hall.accept_failed(error);
+        match error.raw_os_error().map(Errno::from_raw) {
+            // That connection is gone, or refused by a firewall: the next may be fine.
+            Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => Duration::ZERO,
+            _ => {
+                let longer = (self.pause * 2).min(PAUSES.1);
+                std::mem::replace(&mut self.pause, longer)
+            }
+        }
+    }
+    // endregion: pause
+}
+
+/// The record of one connection: counted when it comes, when its joke has been told or not, when it goes.
+#[derive(Debug)]
+pub struct Visit {
+    hall: Arc<Hall>,
+    peer: SocketAddr,
+    /// Whether the joke has been counted, as sent or as failed.
+    counted: bool,
+}
+
+impl Visit {
+    fn new(hall: &Arc<Hall>, peer: SocketAddr, joke: &Joke) -> Self {
+        let mut counts = hall.counts();
+        counts.connections += 1;
+        counts.listening += 1;
+        counts.present += 1;
+        drop(counts);
+        if hall.verbose {
+            let (first, last) = joke.span();
+            hall.log(format_args!("accept {peer}: the joke of lines {first} to {last}"));
+        }
+        Self { hall: Arc::clone(hall), peer, counted: false }
+    }
+
+    /// How long the client may neither read nor close.
+    pub fn idle_limit(&self) -> Duration {
+        self.hall.idle_limit
+    }
+
+    /// The error of a write for which the idle limit has passed.
+    pub fn idle(&self) -> io::Error {
+        let limit = humantime::format_duration(self.hall.idle_limit);
+        io::Error::new(io::ErrorKind::TimedOut, format!("the client has not read for {limit}"))
+    }
+
+    /// Counts bytes of the joke as sent.
+    pub fn wrote(&self, bytes: usize) {
+        self.hall.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts the joke as sent, and makes closing `socket` no reset any more; or as failed. Returns whether
+    /// it was sent.
+    pub fn settle(&mut self, socket: &impl AsFd, sent: io::Result<()>) -> bool {
+        let sent = sent.and_then(|()| SockRef::from(socket).set_linger(None));
+        self.counted = true;
+        match &sent {
+            Ok(()) => self.hall.joke_sent(self.peer),
+            Err(error) => self.hall.joke_failed(self.peer, error),
+        }
+        sent.is_ok()
+    }
+
+    /// Says with `-v` that the client has been given up, because it has not closed within the idle limit.
+    pub fn given_up(&self) {
+        if self.hall.verbose {
+            self.hall.log(format_args!("close {}: it has not closed within the idle limit", self.peer));
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.hall.leave(self.counted);
+    }
 }
 
 /// How many guests may come at once, if that is bounded by more than the limit of descriptors itself.
-fn seats(descriptors_per_guest: u64) -> io::Result<Option<Arc<Semaphore>>> {
+fn seats_for(descriptors_per_guest: u64) -> io::Result<Option<Arc<Semaphore>>> {
     if descriptors_per_guest == 1 {
         return Ok(None);
     }
@@ -225,23 +385,18 @@ fn seats(descriptors_per_guest: u64) -> io::Result<Option<Arc<Semaphore>>> {
     Ok(Some(Arc::new(Semaphore::new(seats))))
 }
 
-/// Accepts guests.
+/// Accepts guests, on tokio.
 #[derive(Debug)]
 pub struct Listener {
     socket: tokio::net::TcpListener,
     seats: Option<Arc<Semaphore>>,
-    jokes: Jokes,
-    hall: Arc<Hall>,
+    door: Door,
 }
 
 impl Listener {
-    /// The next guest, and the joke that it will be told.
-    ///
-    /// An accept that fails is counted and tried again: at once if only that connection is gone; else, as
-    /// when descriptors or memory have run out, after a pause, a longer one each time.
+    /// The next guest, and the joke that it will be told. An accept that fails is counted and tried again.
     // region: accept
     pub async fn accept(&mut self) -> (Guest, Joke) {
-        let mut pause = PAUSES.0;
         loop {
             let seat = match &self.seats {
                 // It fails if it is closed, and nobody closes it.
@@ -250,72 +405,32 @@ impl Listener {
             };
             match self.socket.accept().await {
                 Ok((socket, peer)) => {
-                    let joke = self.jokes.pick();
-                    return (Guest::new(socket, peer, seat, &joke, &self.hall), joke);
+                    let (visit, joke) = self.door.welcome(peer);
+                    return (Guest { socket, visit, patience: None, shut: false, _seat: seat }, joke);
                 }
-                Err(error) => {
-                    // That connection is gone, or refused by a firewall: the next may be fine.
-                    let passing = matches!(
-                        error.raw_os_error().map(Errno::from_raw),
-                        Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO)
-                    );
-                    self.hall.accept_failed(&error);
-                    if !passing {
-                        sleep(pause).await;
-                        pause = (pause * 2).min(PAUSES.1);
-                    }
-                }
+                Err(error) => sleep(self.door.failed(&error)).await,
             }
         }
     }
     // endregion: accept
 }
 
-/// A connection whose writes fail, with `TimedOut`, once the client has taken nothing for `--idle-limit`.
+/// A connection on tokio, whose writes fail, with `TimedOut`, once the client has taken nothing for
+/// `--idle-limit`.
 ///
 /// Dropped without a [`farewell`](Self::farewell), it resets the connection.
 #[derive(Debug)]
 pub struct Guest {
     socket: TcpStream,
-    peer: SocketAddr,
+    visit: Visit,
     /// Runs while a write waits.
     patience: Option<Pin<Box<Sleep>>>,
-    hall: Arc<Hall>,
     /// Whether the sending has been ended.
     shut: bool,
-    /// Whether the joke has been counted, as sent or as failed.
-    counted: bool,
     _seat: Option<OwnedSemaphorePermit>,
 }
 
 impl Guest {
-    fn new(
-        socket: TcpStream,
-        peer: SocketAddr,
-        seat: Option<OwnedSemaphorePermit>,
-        joke: &Joke,
-        hall: &Arc<Hall>,
-    ) -> Self {
-        let mut counts = hall.counts();
-        counts.connections += 1;
-        counts.listening += 1;
-        counts.present += 1;
-        drop(counts);
-        if hall.verbose {
-            let (first, last) = joke.span();
-            hall.log(format_args!("accept {peer}: the joke of lines {first} to {last}"));
-        }
-        Self {
-            socket,
-            peer,
-            patience: None,
-            hall: Arc::clone(hall),
-            shut: false,
-            counted: false,
-            _seat: seat,
-        }
-    }
-
     /// Ends the connection after a joke was told, or was not.
     ///
     /// A joke that was told: ends the sending, then reads what the client sends, and ignores it, until it
@@ -328,36 +443,16 @@ impl Guest {
             Ok(()) => self.shutdown().await,
             Err(error) => Err(error),
         };
-        // From here on, closing is no reset.
-        let sent = sent.and_then(|()| SockRef::from(&self.socket).set_linger(None));
-        self.counted = true;
-        if let Err(error) = sent {
-            self.hall.joke_failed(self.peer, &error);
+        if !self.visit.settle(&self.socket, sent) {
             return;
         }
-        self.hall.joke_sent(self.peer);
         let mut ignored = [0; 512];
         let until_closed = async { while matches!(self.socket.read(&mut ignored).await, Ok(1..)) {} };
-        if timeout(self.hall.idle_limit, until_closed).await.is_err() && self.hall.verbose {
-            self.hall.log(format_args!("close {}: it has not closed within the idle limit", self.peer));
+        if timeout(self.visit.idle_limit(), until_closed).await.is_err() {
+            self.visit.given_up();
         }
     }
     // endregion: farewell
-
-    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let limit = self.hall.idle_limit;
-        ready!(self.patience.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("the client has not read for {}", humantime::format_duration(limit)),
-        )))
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.hall.leave(self.counted);
-    }
 }
 
 impl AsyncWrite for Guest {
@@ -366,12 +461,17 @@ impl AsyncWrite for Guest {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.socket).poll_write(context, bytes) {
-            Poll::Pending => self.poll_patience(context),
+        let guest = &mut *self;
+        match Pin::new(&mut guest.socket).poll_write(context, bytes) {
+            Poll::Pending => {
+                let limit = guest.visit.idle_limit();
+                ready!(guest.patience.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(context));
+                Poll::Ready(Err(guest.visit.idle()))
+            }
             Poll::Ready(written) => {
-                self.patience = None;
+                guest.patience = None;
                 if let Ok(bytes) = written {
-                    self.hall.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+                    guest.visit.wrote(bytes);
                 }
                 Poll::Ready(written)
             }

@@ -20,7 +20,7 @@ use crate::bench::in_release;
 use crate::checkout::{Checkout, Profile};
 use crate::failure::{Context, Result, failed, note, print, usage};
 use crate::process;
-use crate::server::{NO_STRACE, strace_is_there};
+use crate::server::{require_strace, strace_is_there};
 use crate::strace::{Call, Event, Parser};
 use crate::table::Table;
 
@@ -258,9 +258,7 @@ const MOVES: &str = "trace=accept4,openat,lseek,read,pread64,write,writev,sendto
 /// act has one worker and one thread in its pool, so that the order is the same each time; waits, and calls
 /// that would have blocked, are left out. `flags` are the act's own.
 pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Result<String> {
-    if !strace_is_there() {
-        return failed(NO_STRACE);
-    }
+    require_strace()?;
     checkout.build([program], checkout.profile)?;
     let (jokes, trace) = (Scratch::new("jokes"), Scratch::new(program));
     fs::write(&jokes.0, TRACED).context(|| "write a joke".into())?;

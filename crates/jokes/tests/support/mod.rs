@@ -44,6 +44,7 @@ pub const ACTS: &[Act] = &[
     act!("jokes-6-framed"),
     act!("jokes-7-async-fs"),
     act!("jokes-cached"),
+    act!("jokes-mini"),
 ];
 
 pub const CLIENT: &str = env!("CARGO_BIN_EXE_jokes-client");

@@ -1,0 +1,93 @@
+//! jokes-mini: the cached jokes on the runtime of this project.
+//!
+//! New here: the same server on mini-runtime: one thread, no pool, and sockets that any descriptor becomes by
+//!           a `Registration`. (--threads, --blocking-threads and --keep-alive have nothing to set here.)
+//! Run:      cargo run --bin jokes-mini
+//! Poke:     nc 127.0.0.1 12345
+//! Watch:    cargo ladder acts --trace jokes-mini
+//! Expect:   as jokes-cached, and two threads in all: this one, and the one that waits for the signal
+//! Still wrong: one thread is one core; and whoever blocks it blocks everybody, as in jokes-1-head-first.
+
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use jokes_acts::{Door, Flags, Server, Visit};
+use mini_runtime::reactor::{Interest, Registration};
+use mini_runtime::{Runtime, sleep, spawn, timeout};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse(env!("CARGO_BIN_NAME"));
+    let server = Server::open(&flags);
+    let cache = match server.jokes().texts::<Vec<_>>() {
+        Ok(texts) => texts,
+        Err(error) => return server.fail(format_args!("cannot read {}: {error}", flags.file.display())),
+    };
+    server.run_with(|door| Runtime::new()?.block_on(run(door, cache.into()))?)
+}
+
+/// Accepts guests; each has a task of its own.
+async fn run(mut door: Door, cache: Rc<[String]>) -> io::Result<()> {
+    let listener = Registration::new(door.socket()?)?;
+    door.greet();
+    loop {
+        match poll_fn(|context| listener.poll_io(context, Interest::READ, |socket| socket.accept())).await {
+            Ok((socket, peer)) => {
+                let (visit, joke) = door.welcome(peer);
+                let cache = Rc::clone(&cache);
+                spawn(async move { converse(socket, visit, &cache[joke.number()]).await });
+            }
+            Err(error) => sleep(door.failed(&error)).await,
+        }
+    }
+}
+
+/// One guest, from its joke to its end.
+async fn converse(socket: TcpStream, mut visit: Visit, joke: &str) {
+    let guest = match socket.set_nonblocking(true).and_then(|()| Registration::new(&socket)) {
+        Ok(guest) => guest,
+        Err(error) => {
+            visit.settle(&socket, Err(error));
+            return;
+        }
+    };
+    let told = tell(&guest, &visit, joke).await;
+    farewell(&guest, visit, told).await;
+}
+
+// region: tell
+/// Joke into socket, at once.
+async fn tell(guest: &Registration<&TcpStream>, visit: &Visit, joke: &str) -> io::Result<()> {
+    let mut rest = joke.as_bytes();
+    while !rest.is_empty() {
+        let write =
+            poll_fn(|context| guest.poll_io(context, Interest::WRITE, |&(mut socket)| socket.write(rest)));
+        // A write that takes something begins the patience anew.
+        let written = timeout(visit.idle_limit(), write).await.unwrap_or_else(|_| Err(visit.idle()))?;
+        visit.wrote(written);
+        rest = &rest[written..];
+    }
+    Ok(())
+}
+// endregion: tell
+
+/// Ends the sending, then reads what the client sends, and ignores it, until it closes.
+async fn farewell(guest: &Registration<&TcpStream>, mut visit: Visit, told: io::Result<()>) {
+    let sent = told.and_then(|()| guest.get().shutdown(Shutdown::Write));
+    if !visit.settle(guest.get(), sent) {
+        return;
+    }
+    let mut ignored = [0; 512];
+    let until_closed = async {
+        while let Ok(1..) = poll_fn(|context| {
+            guest.poll_io(context, Interest::READ, |&(mut socket)| socket.read(&mut ignored))
+        })
+        .await
+        {}
+    };
+    if timeout(visit.idle_limit(), until_closed).await.is_err() {
+        visit.given_up();
+    }
+}
