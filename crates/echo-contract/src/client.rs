@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::server::deadline;
+use crate::server::{Watch, deadline};
 use crate::verdict::{Unmet, difference, ensure, fails, show};
 
 /// A UDP client of one server.
 pub(crate) struct Client {
     pub(crate) socket: UdpSocket,
     pub(crate) server: SocketAddr,
+    /// To know when there is nobody left to wait for.
+    watch: Option<Watch>,
     buffer: Vec<u8>,
 }
+
+/// How long to wait for a reply before a look at the server.
+const SLICE: Duration = Duration::from_millis(500);
 
 impl Client {
     /// On a port that the kernel chooses, on the loopback address of the server's family.
@@ -28,11 +33,17 @@ impl Client {
     pub(crate) fn at(own: SocketAddr, server: SocketAddr) -> Result<Self, Unmet> {
         let socket = UdpSocket::bind(own)
             .map_err(|error| Unmet::Fails(format!("the check cannot bind {own}: {error}")))?;
-        socket.set_read_timeout(Some(deadline()))?;
+        socket.set_read_timeout(Some(SLICE))?;
         // As large as the system permits: what the client loses would be laid to the server.
         // The kernel cuts the wish to its limit and reports no error.
         SockRef::from(&socket).set_recv_buffer_size(4 << 20)?;
-        Ok(Self { socket, server, buffer: vec![0; 1 << 16] })
+        Ok(Self { socket, server, watch: None, buffer: vec![0; 1 << 16] })
+    }
+
+    /// Likewise, waiting for nothing when the server is gone.
+    pub(crate) fn watching(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     pub(crate) fn send(&self, payload: &[u8]) -> Result<(), Unmet> {
@@ -47,12 +58,24 @@ impl Client {
     /// The next datagram, from whomever.
     pub(crate) fn receive_from(&mut self) -> Result<(&[u8], SocketAddr), Unmet> {
         let start = Instant::now();
+        let mut ended = None;
         loop {
             match self.socket.recv_from(&mut self.buffer) {
                 Ok((length, source)) => return Ok((&self.buffer[..length], source)),
                 Err(error) if error.kind() == ErrorKind::Interrupted && start.elapsed() < deadline() => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    return fails(format!("no reply from {} within {} s", self.server, deadline().as_secs()));
+                    if let Some(stderr) = ended {
+                        return fails(format!(
+                            "no reply from {}: the server has ended (stderr: {stderr:?})",
+                            self.server
+                        ));
+                    }
+                    if start.elapsed() > deadline() {
+                        let seconds = deadline().as_secs();
+                        return fails(format!("no reply from {} within {seconds} s", self.server));
+                    }
+                    // Its last reply may have come just now: it is looked for once more.
+                    ended = self.watch.as_ref().and_then(Watch::ended);
                 }
                 Err(error) => return fails(format!("no reply from {}: {error}", self.server)),
             }
@@ -102,7 +125,7 @@ impl Client {
                         let settled = reply.starts_with(b"settled?");
                         replies.push(reply);
                         if settled {
-                            self.socket.set_read_timeout(Some(deadline()))?;
+                            self.socket.set_read_timeout(Some(SLICE))?;
                             return Ok((sent, replies));
                         }
                     }
@@ -145,7 +168,7 @@ impl Client {
         }
         let received = self.socket.recv_from(&mut self.buffer);
         self.socket.set_nonblocking(false)?;
-        self.socket.set_read_timeout(Some(deadline()))?;
+        self.socket.set_read_timeout(Some(SLICE))?;
         match received {
             Ok((length, source)) => fails(format!(
                 "a datagram came that was not asked for, from {source}: {}",

@@ -164,10 +164,15 @@ const REQUIREMENTS: &[Requirement] = &[
     rungs(
         "R09",
         "address-not-here",
-        "so is an address that this machine does not have",
+        "an address that this machine does not have is status 1 and a line with a next step",
         start::address_not_here,
     ),
-    rungs("R09", "low-port", "so is a port that takes a privilege", start::low_port),
+    rungs(
+        "R09",
+        "low-port",
+        "a port that takes a privilege is status 1 and a line with a next step",
+        start::low_port,
+    ),
     rungs(
         "R11",
         "no-audience",
@@ -189,7 +194,7 @@ const REQUIREMENTS: &[Requirement] = &[
     in_private_network(rungs(
         "R13",
         "policies-on-a-slow-link",
-        "so does one on a link on which sends really block",
+        "a queue that runs full on a link that really blocks keeps its bound and counts its drops",
         load::policies_on_a_slow_link,
     )),
     rungs("R15", "signal-in-flood", "a signal ends it in the middle of a flood", load::signal_in_flood),
@@ -215,7 +220,7 @@ const REQUIREMENTS: &[Requirement] = &[
     in_private_network(rungs(
         "R17",
         "end-on-a-slow-link",
-        "so it does on a link on which sends really block",
+        "on a link that really blocks it drains for a second at most, and a second signal ends it",
         load::end_on_a_slow_link,
     )),
     rungs(

@@ -385,7 +385,12 @@ pub(crate) struct Server {
 impl Server {
     /// A client of it, on a port that the kernel chooses.
     pub(crate) fn client(&self) -> Result<Client, Unmet> {
-        Client::of(self.address)
+        Ok(Client::of(self.address)?.watching(self.watch()))
+    }
+
+    /// Something that knows whether it runs, for a client of it.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { pid: self.pid, stderr: self.stderr.clone() }
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Unmet> {
@@ -409,9 +414,15 @@ impl Server {
         stat_field(self.pid, 0)?.chars().next()
     }
 
-    /// How much processor time it has used, in clock ticks (100 a second).
-    pub(crate) fn ticks(&self) -> Option<u64> {
-        Some(stat_field(self.pid, 11)?.parse::<u64>().ok()? + stat_field(self.pid, 12)?.parse::<u64>().ok()?)
+    /// How much processor time it has used.
+    pub(crate) fn processor_time(&self) -> Option<Duration> {
+        // The whole process, in clock ticks, of which Linux shows a hundred a second.
+        let ticks: u64 =
+            stat_field(self.pid, 11)?.parse::<u64>().ok()? + stat_field(self.pid, 12)?.parse::<u64>().ok()?;
+        // The first thread, in nanoseconds, where the kernel counts them.
+        let schedule = fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).unwrap_or_default();
+        let fine = schedule.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Some(Duration::from_millis(10 * ticks).max(Duration::from_nanos(fine)))
     }
 
     /// A line of `/proc/PID/status` in its unit, kB for sizes.
@@ -525,6 +536,24 @@ impl Drop for Server {
             let _ = self.child.wait();
         } else {
             let _ = signal::killpg(self.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Knows whether a server runs.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pid: Pid,
+    stderr: Capture,
+}
+
+impl Watch {
+    /// What it left on stderr, if it has ended.
+    pub(crate) fn ended(&self) -> Option<String> {
+        // Z: ended, and nobody has asked how.
+        match stat_field(self.pid, 0).as_deref() {
+            None | Some("Z") => Some(self.stderr.wait(|_| false)),
+            Some(_) => None,
         }
     }
 }

@@ -263,7 +263,8 @@ pub(super) fn wildcard(subject: &Subject) -> Result<(), Unmet> {
         })?;
         let port = server.address.port();
         let asked = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
-        let mut client = Client::at(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 1), 0)), asked)?;
+        let mut client =
+            Client::at(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 1), 0)), asked)?.watching(server.watch());
         client.send(b"who answers?")?;
         let (got, source) = client.receive_from()?;
         ensure(got == b"who answers?", || difference(b"who answers?", got))?;
