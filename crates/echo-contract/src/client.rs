@@ -1,7 +1,7 @@
 //! The other end of the wire.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -18,15 +18,39 @@ pub(crate) struct Client {
     buffer: Vec<u8>,
 }
 
+/// One of some 16 million. Not from the seed: other checks have the same one at the same time.
+fn random_loopback() -> Ipv4Addr {
+    Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(1..), fastrand::u8(1..255))
+}
+
 /// How long to wait for a reply before a look at the server.
 const SLICE: Duration = Duration::from_millis(500);
 
 impl Client {
-    /// On a port that the kernel chooses, on the loopback address of the server's family.
+    /// On a port that the kernel chooses. Of IPv4's loopback addresses it takes one at random, so that an echo
+    /// that nobody waits for any more cannot reach another check's client that is given the port next.
     pub(crate) fn of(server: SocketAddr) -> Result<Self, Unmet> {
-        let ip: IpAddr =
-            if server.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
-        Self::at(SocketAddr::from((ip, 0)), server)
+        loop {
+            let ip =
+                if server.is_ipv4() { random_loopback().into() } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+            let client = Self::at(SocketAddr::from((ip, 0)), server)?;
+            // The guard would take it for the same server on another address.
+            if client.socket.local_addr()?.port() != server.port() {
+                return Ok(client);
+            }
+        }
+    }
+
+    /// On a certain port, of a loopback address that nobody else has with it.
+    pub(crate) fn on_port(port: u16, server: SocketAddr) -> Result<Self, Unmet> {
+        let mut tried = Self::at(SocketAddr::from((random_loopback(), port)), server);
+        for _ in 0..100 {
+            if tried.is_ok() {
+                break;
+            }
+            tried = Self::at(SocketAddr::from((random_loopback(), port)), server);
+        }
+        tried
     }
 
     /// On an address of its own.
@@ -107,8 +131,8 @@ impl Client {
         self.expect(payload)
     }
 
-    /// Sends one small datagram after the other until one of them comes back, by when everything before it
-    /// has been dealt with. Returns how many were sent, and what came back before, theirs included.
+    /// Sends one small datagram after the other until the last of them comes back, by when everything before
+    /// it has been dealt with. Returns how many were sent, and what came back before, theirs included.
     pub(crate) fn settle(&mut self) -> Result<(u64, Vec<Vec<u8>>), Unmet> {
         let start = Instant::now();
         let mut replies = Vec::new();
@@ -122,7 +146,7 @@ impl Client {
                 match self.socket.recv_from(&mut self.buffer) {
                     Ok((length, _)) => {
                         let reply = self.buffer[..length].to_vec();
-                        let settled = reply.starts_with(b"settled?");
+                        let settled = reply == probe.as_bytes();
                         replies.push(reply);
                         if settled {
                             self.socket.set_read_timeout(Some(SLICE))?;
@@ -166,7 +190,12 @@ impl Client {
             None => self.socket.set_nonblocking(true)?,
             some => self.socket.set_read_timeout(some)?,
         }
-        let received = self.socket.recv_from(&mut self.buffer);
+        let received = loop {
+            match self.socket.recv_from(&mut self.buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received,
+            }
+        };
         self.socket.set_nonblocking(false)?;
         self.socket.set_read_timeout(Some(SLICE))?;
         match received {

@@ -388,6 +388,11 @@ impl Server {
         Ok(Client::of(self.address)?.watching(self.watch()))
     }
 
+    /// A client of it with a certain port number.
+    pub(crate) fn client_on_port(&self, port: u16) -> Result<Client, Unmet> {
+        Ok(Client::on_port(port, self.address)?.watching(self.watch()))
+    }
+
     /// Something that knows whether it runs, for a client of it.
     pub(crate) fn watch(&self) -> Watch {
         Watch { pid: self.pid, stderr: self.stderr.clone() }

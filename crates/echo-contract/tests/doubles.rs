@@ -1,7 +1,7 @@
 //! Each requirement can fail: for each there is a fault that it finds.
 
 use std::collections::BTreeSet;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use echo_contract::{Options, Target, Verdict, check_one, enter_private_network, requirements};
@@ -21,7 +21,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("leaks-payloads", "quiet", "bytes of a payload"),
     ("marks-on-stderr", "marks", "stderr is not empty"),
     ("ipv4-only", "ipv6", ""),
-    ("spins", "idle", "processor time"),
+    ("spins", "idle", "the server waits"),
     ("cuts-at-1024", "sizes", "expected 1471 bytes"),
     ("takes-empty-for-the-end", "sizes", "no reply"),
     ("drops", "order", ""),
@@ -100,9 +100,25 @@ fn main() -> ExitCode {
             }
         }));
     }
+    let socat_options = options.clone();
+    trials.push(Trial::test("socat::sizes", move || socat(&socat_options)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     for row in not_asked.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         println!("not asked: {row}");
     }
     conclusion.exit_code()
+}
+
+/// A server that is broken by nature: it starts a program for each datagram, and has no use for an empty one.
+fn socat(options: &Options) -> Result<(), Failed> {
+    if Command::new("socat").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("not asked: socat is not installed");
+        return Ok(());
+    }
+    let command = ["socat", "-T1", "UDP4-RECVFROM:{port},fork", "EXEC:cat"].map(str::to_owned).to_vec();
+    let sizes = requirements().iter().find(|one| one.name == "sizes").ok_or("there is no `sizes`")?;
+    match check_one(sizes, &Target::foreign(command)?, options).verdict {
+        Verdict::Fails { evidence } if evidence.contains("the echo of 0 bytes") => Ok(()),
+        other => Err(format!("sizes of socat: {other:?}").into()),
+    }
 }

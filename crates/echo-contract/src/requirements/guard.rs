@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::output::client_on_port;
 use crate::client::Client;
 use crate::server::{Launch, Server};
 use crate::summary::nonzero;
@@ -26,7 +25,7 @@ pub(super) fn refusals(subject: &Subject) -> Result<(), Unmet> {
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
     let cases = (2000..=2009).map(|port| (port, "project_port")).chain([(own, "same_port")]);
     for (port, reason) in cases {
-        let mut refused = client_on_port(port, &server)?;
+        let mut refused = server.client_on_port(port)?;
         refused.send(b"answer me")?;
         // When the next one is back, the refused ones have been dealt with.
         client.echo(b"the next one")?;
@@ -40,7 +39,7 @@ pub(super) fn refusals(subject: &Subject) -> Result<(), Unmet> {
     let mut answered = 0;
     for port in [1999, 2010, own - 1, own + 1].into_iter().chain(sample.collect::<Vec<_>>()) {
         if port != own {
-            let mut honest = client_on_port(port, &server)?;
+            let mut honest = server.client_on_port(port)?;
             honest.echo(b"answer me").map_err(|unmet| unmet.context(&format!("source port {port}")))?;
             answered += 1;
         }
@@ -135,6 +134,9 @@ pub(super) fn forged_refusals(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
+/// As many hops as take a loop.
+const FOR_EVER: u64 = 50;
+
 /// Sees every UDP datagram that arrives in this network namespace.
 struct Sniffer(Socket);
 
@@ -148,9 +150,9 @@ impl Sniffer {
         Ok(Self(socket))
     }
 
-    /// How often each payload has been seen, once nothing was seen for `silence`, or some payload more
-    /// than `limit` times.
-    fn hops(&self, silence: Duration, limit: u64) -> Result<BTreeMap<Vec<u8>, u64>, Unmet> {
+    /// How often each payload has been seen, once nothing was seen for `silence`, or some payload so often
+    /// that it goes on for ever.
+    fn hops(&self, silence: Duration) -> Result<BTreeMap<Vec<u8>, u64>, Unmet> {
         let mut seen: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
         let mut buffer = [0; 2048];
         let mut last = Instant::now();
@@ -162,7 +164,7 @@ impl Sniffer {
                     let payload = buffer.get(28..length).unwrap_or_default().to_vec();
                     let count = seen.entry(payload).or_default();
                     *count += 1;
-                    if *count > limit {
+                    if *count == FOR_EVER {
                         return Ok(seen);
                     }
                     last = Instant::now();
@@ -217,14 +219,14 @@ pub(super) fn no_loops(subject: &Subject) -> Result<(), Unmet> {
         forger.send(*a, *b, format!("pair {index} there").as_bytes())?;
         forger.send(*b, *a, format!("pair {index} back").as_bytes())?;
     }
-    let seen = sniffer.hops(Duration::from_secs(1), 1000)?;
+    let seen = sniffer.hops(Duration::from_secs(1))?;
     for (index, (a, b, server)) in pairs.iter().enumerate() {
         for direction in ["there", "back"] {
             let hops = seen.get(format!("pair {index} {direction}").as_bytes()).copied().unwrap_or(0);
             // The seed itself is the first hop: none seen would mean that the check is blind.
             ensure((1..=2).contains(&hops), || {
                 format!(
-                    "a datagram made {hops} hops between {a} and {b} and not one or two (1000: it loops)\n  {}\n  {}",
+                    "a datagram made {hops} hops between {a} and {b} and not one or two ({FOR_EVER}: it loops)\n  {}\n  {}",
                     ours.command, server.command
                 )
             })?;
@@ -272,7 +274,7 @@ fn loop_ends(
 pub(super) fn unguarded(subject: &Subject) -> Result<(), Unmet> {
     let server = subject.launch().args(["--unguarded"]).start()?;
     for port in [2000, 2009, server.address.port()] {
-        client_on_port(port, &server)?.echo(b"answer me")?;
+        server.client_on_port(port)?.echo(b"answer me")?;
     }
     server.stop()?.expect(3, 3)
 }
@@ -283,7 +285,7 @@ pub(super) fn refusal_log(subject: &Subject) -> Result<(), Unmet> {
     let mut client: Client = server.client()?;
     for port in [2000, 2001, 2002, server.address.port()] {
         for _ in 0..10 {
-            let refused = client_on_port(port, &server)?;
+            let refused = server.client_on_port(port)?;
             refused.send(b"answer me")?;
             client.echo(b"the next one")?;
         }

@@ -1,25 +1,9 @@
 //! What is printed, and what happens when it cannot be.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use crate::Subject;
-use crate::client::Client;
-use crate::server::{Output, Server};
+use crate::server::Output;
 use crate::strace;
 use crate::verdict::{Unmet, ensure, fails};
-
-/// Another client, on a port that the guard refuses or that has to be a certain one. Its address is a random
-/// one of 127/8, so that nobody else has the pair.
-pub(super) fn client_on_port(port: u16, server: &Server) -> Result<Client, Unmet> {
-    loop {
-        // Not from the seed: the checks of other servers have the same one, at the same time.
-        let ip = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(1..), fastrand::u8(1..255));
-        let own = SocketAddr::from((ip, port));
-        if let Ok(client) = Client::at(own, server.address) {
-            return Ok(client.watching(server.watch()));
-        }
-    }
-}
 
 /// The summary as text and as JSON: last on stdout, with the numbers of what happened.
 pub(super) fn summary(subject: &Subject) -> Result<(), Unmet> {
@@ -27,7 +11,7 @@ pub(super) fn summary(subject: &Subject) -> Result<(), Unmet> {
         let launch = subject.launch_bare().args(["--max-size", "1000"]);
         let server = if json { launch.args(["--json"]) } else { launch }.start()?;
         let mut client = server.client()?;
-        let refused = client_on_port(2003, &server)?;
+        let refused = server.client_on_port(2003)?;
         for length in [0, 1, 200] {
             client.echo(&vec![7; length])?;
         }
@@ -92,7 +76,7 @@ pub(super) fn quiet(subject: &Subject) -> Result<(), Unmet> {
         let launch = subject.launch();
         let server = if verbose { launch.args(["-v"]) } else { launch }.start()?;
         let mut client = server.client()?;
-        let refused = client_on_port(2004, &server)?;
+        let refused = server.client_on_port(2004)?;
         for _ in 0..50 {
             client.echo(HOSTILE)?;
             refused.send(HOSTILE)?;
