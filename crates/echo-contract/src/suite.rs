@@ -56,9 +56,7 @@ pub fn test_main_with_flags(manifest_dir: &str, programs: &[(&str, &[&str])]) ->
             let (target, mut options, not_asked) = (target.clone(), options.clone(), Arc::clone(&not_asked));
             options.seed = options.seed.wrapping_add(round);
             trials.push(Trial::test(title.clone(), move || {
-                let row = check_one(requirement, &target, &options);
-                eprintln!("TIME {title} {:?}", row.took);
-                let verdict = row.verdict;
+                let verdict = check_one(requirement, &target, &options).verdict;
                 match verdict {
                     Verdict::Holds => Ok(()),
                     Verdict::NotAsked { why } => {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -238,6 +239,11 @@ pub(super) fn low_port(subject: &Subject) -> Result<(), Unmet> {
     let launch = subject.launch().on(SocketAddr::from((Ipv4Addr::LOCALHOST, 7)));
     let ended = if geteuid().is_root() {
         // Root is nobody on the host's network from inside a user namespace.
+        if Command::new("unshare").arg("--version").output().is_err() {
+            return not_asked(
+                "root, and unshare is not installed, which could give that up: package util-linux",
+            );
+        }
         let ended = launch.prefix(["unshare", "--user", "--"]).run()?;
         if ended.stderr.starts_with("unshare:") {
             return not_asked(format!("root, and it cannot be given up: {}", ended.stderr.trim()));
