@@ -530,3 +530,71 @@ fn results_obey_the_schema_and_the_schema_is_strict() {
         assert!(!validator.is_valid(&wrong), "another version");
     }
 }
+
+/// The paths of all numbers in `value`.
+fn numbers(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Number(_) => found.push(path.to_owned()),
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| numbers(value, &format!("{path}/{key}"), found))
+        }
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, value)| numbers(value, &format!("{path}/{i}"), found))
+        }
+        _ => {}
+    }
+}
+
+/// Merges and renders in every format; errors are fine, panics are not.
+fn use_in_every_way(text: &str) {
+    let Ok(Document::Run(run)) = loadgen::report::parse(text) else { return };
+    let mut other = stalled(1, 2);
+    other.windows.truncate(1);
+    let names = ["a".to_owned(), "b".to_owned()];
+    let merged = loadgen::report::merge(&names, vec![run.clone(), other]).ok();
+    for run in [Some(run), merged].into_iter().flatten() {
+        let _ = loadgen::report::write_hlog(&[&run], std::io::sink());
+        if let Ok(metric) = Metric::from_summary(&run.corrected) {
+            let _ = loadgen::report::write_hgrm(&metric, std::io::sink());
+        }
+        let document = Document::Run(run);
+        let _ = loadgen::report::write_csv(&document, std::io::sink());
+        let _ = loadgen::report::render_svg(&document);
+        if let Ok(page) = loadgen::report::render_html(&document) {
+            assert!(!page.contains("NaN"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn no_number_in_a_file_makes_it_panic() {
+    let mut run = stalled(0, 2);
+    run.windows.truncate(1);
+    let valid = serde_json::to_value(Document::Run(run)).expect("JSON");
+    let mut paths = Vec::new();
+    numbers(&valid, "", &mut paths);
+    assert!(paths.len() > 100, "{}", paths.len());
+    for path in paths {
+        for extreme in [serde_json::json!(1e15), serde_json::json!(0)] {
+            let mut bad = valid.clone();
+            *bad.pointer_mut(&path).expect("it was there") = extreme;
+            use_in_every_way(&bad.to_string());
+        }
+    }
+}
+
+#[test]
+fn no_damaged_histogram_makes_it_panic() {
+    let mut run = stalled(0, 2);
+    run.windows.clear();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(&run.corrected.histogram.0).expect("base64");
+    // Bytes of all parts, in turn, with some other value; and as many lengths.
+    for i in (0..40).chain((40..bytes.len()).step_by(29)) {
+        let mut flipped = bytes.clone();
+        flipped[i] = flipped[i].wrapping_mul(31).wrapping_add(i as u8 | 1);
+        for damaged in [flipped, bytes[..i].to_vec()] {
+            run.corrected.histogram.0 = base64::engine::general_purpose::STANDARD.encode(damaged);
+            use_in_every_way(&serde_json::to_string(&Document::Run(run.clone())).expect("JSON"));
+        }
+    }
+}

@@ -25,8 +25,8 @@ const NS_PER_MS: f64 = 1e6;
 /// The writer fails, or a histogram in a run cannot be decoded.
 pub fn write_hlog(runs: &[&Run], mut out: impl Write) -> anyhow::Result<()> {
     let start = runs.iter().map(|run| run.started).fold(f64::INFINITY, f64::min);
-    let start = if start.is_finite() { start.max(0.0) } else { 0.0 };
-    let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(start);
+    // A file may hold any number; a time that the clock does not know becomes 1970.
+    let epoch = SystemTime::UNIX_EPOCH.checked_add(seconds(start)).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut builder = IntervalLogWriterBuilder::new();
     builder.add_comment("[Histogram log format version 1.3]");
     builder
@@ -39,7 +39,7 @@ pub fn write_hlog(runs: &[&Run], mut out: impl Write) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for (number, run) in runs.iter().enumerate() {
         let prefix = if runs.len() > 1 { format!("{}-", number + 1) } else { String::new() };
-        let since = run.started.max(0.0) - start;
+        let since = run.started - start;
         for (name, summary) in attribution(run) {
             if summary.count > 0 {
                 lines.push((since, run.plan.duration, format!("{prefix}{name}"), summary));

@@ -97,9 +97,33 @@ fn read(path: &Path) -> anyhow::Result<Document> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     // Results are one line; a file that somebody has made readable is one object over many.
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    serde_json::from_str(last)
-        .or_else(|_| serde_json::from_str(&text))
+    parse(last)
+        .or_else(|_| parse(&text))
         .with_context(|| format!("{name} is no result: write one with `loadgen run ... --json > FILE`"))
+}
+
+/// Reads a result, as `--json` prints it.
+///
+/// # Errors
+/// Text that is no result, or numbers in it that no run yields.
+pub fn parse(text: &str) -> anyhow::Result<Document> {
+    /// More than any count or any number of seconds can be; sums of such numbers are still exact.
+    const LARGEST: f64 = 1e15;
+    fn plausible(key: &str, value: &serde_json::Value) -> Result<(), String> {
+        use serde_json::Value;
+        match value {
+            Value::Number(number) if key != "seed" => match number.as_f64() {
+                Some(number) if number.abs() <= LARGEST => Ok(()),
+                _ => Err(format!("{key} cannot be {number}")),
+            },
+            Value::Object(map) => map.iter().try_for_each(|(key, value)| plausible(key, value)),
+            Value::Array(list) => list.iter().try_for_each(|value| plausible(key, value)),
+            _ => Ok(()),
+        }
+    }
+    let value: serde_json::Value = serde_json::from_str(text)?;
+    plausible("the result", &value).map_err(anyhow::Error::msg)?;
+    Ok(serde_json::from_value(value)?)
 }
 
 /// The exit code that a result stands for: the generator's limit before a violated objective.
