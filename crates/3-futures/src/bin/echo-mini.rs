@@ -1,4 +1,4 @@
-//! echo-mini: a UDP echo that is an async function, on the runtime of this crate or on tokio's.
+//! echo-mini: a UDP echo that waits in a runtime of our own, as an async function, or in tokio as the same one.
 //!
 //! New here: async and await: the compiler keeps the function's place, and a runtime of our own polls it.
 //! Run:      cargo run --bin echo-mini    (or: cargo run --bin echo-mini -- --runtime tokio)

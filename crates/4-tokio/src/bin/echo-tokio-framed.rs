@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin echo-tokio-framed
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-tokio-framed    (or: strace -f target/debug/echo-tokio-framed)
-//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram
+//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto, epoll_wait (writable) for one datagram
 //! Still wrong: every payload is copied, in and out, and each still costs two system calls.
 
 use std::io::{self, ErrorKind};
