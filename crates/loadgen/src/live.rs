@@ -657,7 +657,7 @@ pub fn execute(
     let mut last: Option<WindowRecord> = None;
     let mut turn = 0;
     loop {
-        match windows.recv_timeout(Duration::from_millis(20)) {
+        match windows.recv_timeout(Duration::from_millis(50)) {
             Ok(window) => {
                 let newest = last.as_ref().is_none_or(|last| last.number < window.number);
                 match &mut last {
