@@ -53,15 +53,13 @@ fn filler(position: usize) -> u8 {
     (position % 251) as u8
 }
 
-/// Reads back the index and the intended time from a datagram of `size` bytes; `None` when it is no such datagram.
-pub fn parse(datagram: &[u8], size: usize) -> Option<(u64, Nanos)> {
-    if datagram.len() != size || size < SMALLEST {
-        return None;
-    }
-    let sequence = u64::from_be_bytes(datagram[..8].try_into().ok()?);
-    let intended = Nanos::from_be_bytes(datagram[8..16].try_into().ok()?);
-    let whole = datagram.iter().enumerate().skip(16).all(|(i, byte)| *byte == filler(i));
-    whole.then_some((sequence, intended))
+/// Reads back the index and the intended time from a datagram that ends in `pattern` (see [`filler`]); `None` when it is
+/// no such datagram.
+fn parse(datagram: &[u8], pattern: &[u8]) -> Option<(u64, Nanos)> {
+    let (stamp, rest) = datagram.split_at_checked(SMALLEST)?;
+    let sequence = u64::from_be_bytes(stamp[..8].try_into().ok()?);
+    let intended = Nanos::from_be_bytes(stamp[8..].try_into().ok()?);
+    (rest == pattern).then_some((sequence, intended))
 }
 
 /// Whether a reply can be one of ours: its time lies between the start and now, and where the schedule has a formula
@@ -386,7 +384,13 @@ impl Worker {
                 for (i, length) in lengths[..n].iter().enumerate() {
                     self.reply(i * step, *length, now, &mut port.highest);
                 }
-                true
+                if n < BATCH {
+                    // The socket was emptied: say so instead of asking once more. What arrives from now on is a new
+                    // event.
+                    let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    _ = port.socket.try_io(Interest::READABLE, empty);
+                }
+                n == BATCH
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
@@ -399,7 +403,8 @@ impl Worker {
     }
 
     fn reply(&mut self, at: usize, length: usize, now: Nanos, highest: &mut Option<u64>) {
-        let Some((sequence, intended)) = parse(&self.input[at..at + length], self.size) else {
+        let Some((sequence, intended)) = parse(&self.input[at..at + length], &self.out[SMALLEST..self.size])
+        else {
             self.counts.corrupt += 1;
             return;
         };
@@ -656,12 +661,14 @@ mod tests {
         /// R23: no datagram makes the parser panic, and only what was stamped is taken.
         #[test]
         fn any_datagram_parses_or_does_not(mut bytes in prop::collection::vec(any::<u8>(), 0..64), size in 0_usize..64) {
-            let _ = parse(&bytes, size);
+            let _ = parse(&bytes, &vec![0; size]);
             bytes.resize(bytes.len().max(SMALLEST), 0);
-            let size = bytes.len();
             bytes.iter_mut().enumerate().for_each(|(i, b)| *b = filler(i));
+            let pattern = bytes[SMALLEST..].to_vec();
             stamp(&mut bytes, 77, 99);
-            prop_assert_eq!(parse(&bytes, size), Some((77, 99)));
+            prop_assert_eq!(parse(&bytes, &pattern), Some((77, 99)));
+            bytes.push(0);
+            prop_assert_eq!(parse(&bytes, &pattern), None, "longer than it was sent");
         }
 
         /// R19, R23: no index and no time that the network can make up is taken for ours, or overflows.
