@@ -230,3 +230,48 @@ const REQUIREMENTS: &[Requirement] = &[
         start::wildcard,
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the requirements that strace is needed for.
+    const STRACED: &[&str] = &[
+        "marks",
+        "send-errors",
+        "receive-errors",
+        "own-bugs",
+        "interrupted-calls",
+        "spurious-readiness",
+        "traced-on-the-fly",
+        "policies",
+        "end-while-sends-block",
+    ];
+
+    #[test]
+    fn the_readme_lists_them() {
+        let rows: Vec<String> = REQUIREMENTS
+            .iter()
+            .map(|one| {
+                let by = match (one.asks, one.place) {
+                    _ if STRACED.contains(&one.name) => "strace",
+                    (Asks::Everybody, Place::Here) => "wire",
+                    (Asks::Everybody, Place::PrivateNetwork) => "wire, network",
+                    (Asks::Rungs, Place::PrivateNetwork) => "network",
+                    (Asks::Rungs, Place::Here) => "",
+                };
+                format!("| {} | {} | {} | {by} |", one.id, one.name, one.sentence)
+            })
+            .collect();
+        let readme = include_str!("../README.md");
+        let listed: Vec<&str> =
+            readme.lines().filter(|line| line.starts_with("| C") || line.starts_with("| R")).collect();
+        assert_eq!(listed, rows, "the table in README.md should be:\n{}\n", rows.join("\n"));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = REQUIREMENTS.iter().map(|one| one.name).collect();
+        assert_eq!(names.len(), REQUIREMENTS.len());
+    }
+}

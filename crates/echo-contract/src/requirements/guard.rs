@@ -179,7 +179,7 @@ impl Sniffer {
 }
 
 /// The other servers of the ladder that stand in the same folder.
-fn neighbours(subject: &Subject) -> Vec<Target> {
+pub(super) fn neighbours(subject: &Subject) -> Vec<Target> {
     let Kind::Rung { program, name, .. } = &subject.target.0 else { return Vec::new() };
     let folder = program.parent().unwrap_or(Path::new("."));
     RUNGS

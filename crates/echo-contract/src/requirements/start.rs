@@ -7,11 +7,12 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::guard::neighbours;
 use super::wire::payload;
-use crate::Subject;
 use crate::client::Client;
-use crate::server::{Ended, Output};
+use crate::server::{Ended, Launch, Output};
 use crate::verdict::{Unmet, difference, ensure, fails, not_asked};
+use crate::{RUNGS, Subject};
 
 /// Exactly the line of the contract, for each kind of address, with or without other flags.
 pub(super) fn greeting(subject: &Subject) -> Result<(), Unmet> {
@@ -176,6 +177,30 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
             })?;
         }
     }
+    // The flags that all servers have are described in the same words, whatever else a server may take.
+    let ours = subject.launch_bare().without_address().args(["-h"]).run()?.stdout;
+    let is_rung = RUNGS.iter().any(|rung| rung.name == name);
+    for neighbour in neighbours(subject).iter().filter(|_| is_rung) {
+        let theirs = Launch::new(neighbour).without_address().args(["-h"]).run()?.stdout;
+        for flag in [
+            "[ADDR]",
+            "--queue <N>",
+            "--on-full <POLICY>",
+            "--max-size <BYTES>",
+            "--budget <N>",
+            "--count <N>",
+            "--allow-remote",
+            "--unguarded",
+            "--marks",
+            "--json",
+            "-v, --verbose",
+        ] {
+            let (ours, theirs) = (described(&ours, flag), described(&theirs, flag));
+            ensure(ours == theirs, || {
+                format!("{flag} is {ours:?} here, and {theirs:?} in a neighbour:\n  {neighbour:?}")
+            })?;
+        }
+    }
     for flag in ["--version", "-V"] {
         let ended = subject.launch_bare().without_address().args([flag]).run()?;
         ended.expect_status(0)?;
@@ -187,6 +212,16 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
         })?;
     }
     Ok(())
+}
+
+/// What a help text says of `flag`, in words.
+fn described(help: &str, flag: &str) -> String {
+    let mut lines = help.lines().skip_while(|line| !line.trim_start().starts_with(flag));
+    let first = lines.next().unwrap_or_default();
+    // What does not begin with a flag goes on with the one before.
+    let more = lines.take_while(|line| !line.trim().is_empty() && !line.trim_start().starts_with('-'));
+    let words: Vec<&str> = first.split_whitespace().chain(more.flat_map(str::split_whitespace)).collect();
+    words.join(" ")
 }
 
 /// Fails unless it ended at once with status 1 and one line on stderr that names `named`.
@@ -323,5 +358,27 @@ pub(super) fn count(subject: &Subject) -> Result<(), Unmet> {
             format!("--count 0 ended with {:?}: {:?}", ended.status, ended.stderr)
         }),
         Err(_) => fails("--count 0 serves for ever"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::described;
+
+    const HELP: &str = "Options:\n      --queue <N>  Capacity\n                   in datagrams [default: 8]\n      --json       Object\n\nMore";
+
+    #[test]
+    fn a_flag_ends_where_the_next_begins() {
+        assert_eq!(described(HELP, "--queue <N>"), "--queue <N> Capacity in datagrams [default: 8]");
+        assert_eq!(described(HELP, "--json"), "--json Object");
+        assert_eq!(described(HELP, "--marks"), "");
+    }
+
+    #[test]
+    fn other_words_and_other_defaults_differ_and_another_column_does_not() {
+        let queue = described(HELP, "--queue <N>");
+        assert_ne!(described(&HELP.replace("Capacity", "Size"), "--queue <N>"), queue);
+        assert_ne!(described(&HELP.replace("8", "9"), "--queue <N>"), queue);
+        assert_eq!(described(&HELP.replace("<N>  ", "<N>      "), "--queue <N>"), queue);
     }
 }
