@@ -162,11 +162,11 @@ impl Server {
             .enable_time()
             .build();
         let seats = self.descriptors_per_guest;
-        let (house, door) = self.open_door();
+        let (house, socket, door) = self.open_door();
         let begun = runtime.and_then(|runtime| {
             // The listener registers with the runtime whose context it is made in.
             let context = runtime.enter();
-            let socket = tokio::net::TcpListener::from_std(door.socket()?)?;
+            let socket = tokio::net::TcpListener::from_std(socket)?;
             let seats = seats_for(seats)?;
             door.greet();
             let accepting = runtime.spawn(act(Listener { socket, seats, door }));
@@ -183,13 +183,17 @@ impl Server {
         house.finish(counts)
     }
 
-    /// Like [`run`](Self::run), with a runtime of the act's own choice: `act` is called on a thread of its
-    /// own, makes its runtime there, greets by [`Door::greet`], and returns only when that fails.
-    pub fn run_with(self, act: impl FnOnce(Door) -> io::Result<()> + Send + 'static) -> ExitCode {
-        let (house, door) = self.open_door();
+    /// Like [`run`](Self::run), with a runtime of the act's own choice: `act` is called with the listening
+    /// socket, which is non-blocking, on a thread of its own; it makes its runtime there, greets by
+    /// [`Door::greet`], and returns only when that fails.
+    pub fn run_with(
+        self,
+        act: impl FnOnce(TcpListener, Door) -> io::Result<()> + Send + 'static,
+    ) -> ExitCode {
+        let (house, socket, door) = self.open_door();
         let flags = house.flags.clone();
         let thread = std::thread::Builder::new().name("runtime".to_owned()).spawn(move || {
-            if let Err(error) = act(door) {
+            if let Err(error) = act(socket, door) {
                 let hint = descriptor_hint(&error);
                 complain(flags.program, format_args!("the runtime has failed: {error}{hint}"));
                 std::process::exit(1);
@@ -202,11 +206,10 @@ impl Server {
         house.finish(counts)
     }
 
-    fn open_door(self) -> (House, Door) {
+    fn open_door(self) -> (House, TcpListener, Door) {
         let Self { flags, address, socket, jokes, signals, marks, hall, .. } = self;
-        let door =
-            Door { program: flags.program, address, socket, jokes, pause: PAUSES.0, hall: Arc::clone(&hall) };
-        (House { flags, address, signals, marks, hall, started: Instant::now() }, door)
+        let door = Door { program: flags.program, address, jokes, pause: PAUSES.0, hall: Arc::clone(&hall) };
+        (House { flags, address, signals, marks, hall, started: Instant::now() }, socket, door)
     }
 }
 
@@ -255,12 +258,11 @@ impl House {
     }
 }
 
-/// Where guests come in, on any runtime: the listening socket, and the rules of accepting.
+/// Where guests come in, on any runtime: the rules of accepting.
 #[derive(Debug)]
 pub struct Door {
     program: &'static str,
     address: SocketAddr,
-    socket: TcpListener,
     jokes: Jokes,
     /// How long the next pause will be.
     pause: Duration,
@@ -268,15 +270,6 @@ pub struct Door {
 }
 
 impl Door {
-    /// The listening socket, in non-blocking mode.
-    ///
-    /// # Errors
-    ///
-    /// When there is no descriptor left for it.
-    pub fn socket(&self) -> io::Result<TcpListener> {
-        self.socket.try_clone()
-    }
-
     /// Prints the program's first line on stdout: the bound address and a command to try it.
     pub fn greet(&self) {
         let (program, address) = (self.program, self.address);

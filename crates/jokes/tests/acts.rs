@@ -274,12 +274,12 @@ fn help_and_version() {
 #[test]
 fn out_of_descriptors_waits_without_spinning() {
     every_act_at_once(|act| {
-        let mut server = act.start_in_shell("ulimit -n 20", &["--idle-limit", "30s"]);
+        let mut server = act.start_in_shell("ulimit -n 16", &["--idle-limit", "30s"]);
         // Guests who do not close hold what descriptors there are. (Act 7 stops earlier, by itself.)
         let guests: Vec<_> = (0..50).map(|_| server.connect()).collect();
         let mut last = &guests[49];
         last.set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
-        assert!(last.read(&mut [0]).is_err(), "{act:?}: twenty descriptors are not enough for fifty");
+        assert!(last.read(&mut [0]).is_err(), "{act:?}: sixteen descriptors are not enough for fifty");
         // While nobody can be accepted, it sleeps: 100 ticks are a second.
         let before = server.ticks();
         thread::sleep(Duration::from_secs(1));
@@ -301,7 +301,7 @@ fn out_of_descriptors_waits_without_spinning() {
 #[test]
 fn too_few_descriptors_to_start_is_a_sentence() {
     for act in ACTS {
-        for limit in 4..14 {
+        for limit in 4..16 {
             let mut command = Command::new("sh");
             let script = format!("ulimit -n {limit}; exec \"$0\" --file \"$1\" 127.0.0.1:0");
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("jokes.txt");
@@ -446,6 +446,22 @@ fn what_is_being_told_is_finished() {
         let (status, _) = server.ended();
         assert_eq!(status.code(), Some(0), "{act:?}");
     }
+}
+
+#[test]
+fn the_last_call_ends_though_a_guest_does_not_listen() {
+    let file = Temporary::new(long_joke(16 << 20).as_bytes());
+    every_act_at_once(|act| {
+        let mut server = act.start(&["--file", file.path(), "--idle-limit", "1h"]);
+        let mut guest = server.connect();
+        guest.read_exact(&mut [0; 64]).expect("the beginning");
+        server.signal(Signal::SIGTERM);
+        let (status, summary) = server.ended();
+        assert_eq!(status.code(), Some(0), "{act:?}");
+        let summary = parse(&summary.expect("a summary"));
+        assert_eq!(summary["errors"], json!({"shutdown": 1}), "{act:?}");
+        assert!(guest.read_to_end(&mut Vec::new()).is_err(), "{act:?}: half a joke, well closed");
+    });
 }
 
 // R18

@@ -10,7 +10,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -25,12 +25,12 @@ fn main() -> ExitCode {
         Ok(texts) => texts,
         Err(error) => return server.fail(format_args!("cannot read {}: {error}", flags.file.display())),
     };
-    server.run_with(|door| Runtime::new()?.block_on(run(door, cache.into()))?)
+    server.run_with(|socket, door| Runtime::new()?.block_on(run(socket, door, cache.into()))?)
 }
 
 /// Accepts guests; each has a task of its own.
-async fn run(mut door: Door, cache: Rc<[String]>) -> io::Result<()> {
-    let listener = Registration::new(door.socket()?)?;
+async fn run(socket: TcpListener, mut door: Door, cache: Rc<[String]>) -> io::Result<()> {
+    let listener = Registration::new(socket)?;
     door.greet();
     loop {
         match poll_fn(|context| listener.poll_io(context, Interest::READ, |socket| socket.accept())).await {
