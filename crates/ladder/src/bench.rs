@@ -210,7 +210,7 @@ fn measure(
         times.get(index).copied().unwrap_or(0) as f64 / 1000.0
     };
     let round = Round {
-        echoes_per_second: flow.echoes as f64 / flow.seconds,
+        echoes_per_second: if flow.echoes == 0 { 0.0 } else { flow.echoes as f64 / flow.seconds },
         cpu_ns: cpu as f64 / echoes,
         p50_us: microseconds(0.5),
         p99_us: microseconds(0.99),

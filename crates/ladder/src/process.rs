@@ -3,7 +3,7 @@
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// The process and everything below it, parents first.
 pub fn tree(root: u32) -> Vec<u32> {
@@ -32,17 +32,32 @@ pub fn signal(pids: &[u32], signal: Signal) {
 }
 
 /// State letters of all threads of the processes: `S` sleeps, `R` runs, `t` is held by the tracer, `T` stopped.
+/// Those that have ended, and that nobody has waited for yet, are left out.
 pub fn states(pids: &[u32]) -> Vec<char> {
-    pids.iter().flat_map(|&pid| tasks(pid)).filter_map(|task| field(&task, 0)?.chars().next()).collect()
+    pids.iter()
+        .flat_map(|&pid| tasks(pid))
+        .filter_map(|task| field(&task, 0)?.chars().next())
+        .filter(|state| !matches!(state, 'Z' | 'X'))
+        .collect()
 }
 
-/// CPU time used so far by all threads, in nanoseconds (`/proc/PID/task/*/schedstat`, first field).
+/// CPU time used so far, in nanoseconds: by all threads (`/proc/PID/task/*/schedstat`, first field), and by
+/// children that have ended (`cutime` and `cstime` of `/proc/PID/stat`), which a server has that starts one for
+/// each datagram.
 pub fn cpu_ns(pids: &[u32]) -> u64 {
-    pids.iter()
+    let threads: u64 = pids
+        .iter()
         .flat_map(|&pid| tasks(pid))
         .filter_map(|task| fs::read_to_string(format!("{task}/schedstat")).ok())
         .filter_map(|text| text.split_ascii_whitespace().next()?.parse::<u64>().ok())
-        .sum()
+        .sum();
+    let ticks: u64 = pids
+        .iter()
+        .flat_map(|pid| [13, 14].map(|index| field(&format!("/proc/{pid}"), index)))
+        .filter_map(|ticks| ticks?.parse::<u64>().ok())
+        .sum();
+    let second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+    threads + ticks * (1_000_000_000 / second.unwrap_or(100).max(1))
 }
 
 /// Peak resident memory of the processes together, in KiB (`VmHWM`).
