@@ -1,8 +1,10 @@
 //! The command line: subcommands, exit codes.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use echo_service::{complain, print_line};
 
 use crate::{compare, find, report, run, serve};
 
@@ -49,16 +51,35 @@ enum Command {
 pub(crate) fn usage(subcommand: &str, message: &str) -> ! {
     let mut command = Cli::command();
     command.build();
-    let command = command.find_subcommand_mut(subcommand);
-    match command {
-        Some(command) => command.error(clap::error::ErrorKind::MissingRequiredArgument, message).exit(),
-        None => Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit(),
+    let mut command = command.find_subcommand_mut(subcommand).cloned().unwrap_or_else(Cli::command);
+    wrong_usage(&command.error(clap::error::ErrorKind::ValueValidation, message))
+}
+
+/// Ends the process for what clap would not take: its sentence, and always the usage. Help and version are no errors.
+fn wrong_usage(error: &clap::Error) -> ! {
+    let mut text = error.render().to_string();
+    if !error.use_stderr() {
+        print_line(text.trim_end());
+        std::process::exit(i32::from(EXIT_OK));
     }
+    if !text.contains("Usage:") {
+        let mut command = Cli::command();
+        command.build();
+        let named = std::env::args().nth(1).and_then(|name| command.find_subcommand_mut(&name).cloned());
+        let usage = named.unwrap_or_else(Cli::command).render_usage();
+        text = text.replace("\n\nFor more information", &format!("\n\n{usage}\n\nFor more information"));
+    }
+    match text.strip_prefix("error: ") {
+        Some(reason) => complain("loadgen", reason.trim_end()),
+        // No subcommand at all: the help. Nobody may be reading it, and there is nowhere left to say so.
+        None => _ = std::io::stderr().lock().write_all(text.as_bytes()),
+    }
+    std::process::exit(i32::from(EXIT_USAGE));
 }
 
 /// Parses the command line, runs the subcommand, and turns its outcome into an exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Search(args) => find::run(args),
@@ -70,7 +91,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // One sentence: the chain of causes on one line, never Debug output.
-            eprintln!("loadgen: {error:#}");
+            complain("loadgen", format_args!("{error:#}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -276,7 +276,8 @@ fn wrong_usage_is_told_and_ends_with_2() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert!(stderr.contains(hint), "{args:?}: no {hint:?} in {stderr:?}");
-        assert!(stderr.contains("--help"), "{args:?}: {stderr:?}");
+        assert!(stderr.contains("Usage: loadgen serve"), "{args:?}: {stderr:?}");
+        assert!(stderr.starts_with("loadgen: "), "{args:?}: {stderr:?}");
         assert!(output.stdout.is_empty(), "{args:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::{Args as _, ValueEnum};
+use clap::ValueEnum;
 use echo_service::{LAST_CALL, Marks, Signals, complain, errno_name, next_step, print_line, reachable};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -380,8 +380,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The address cannot be bound, or the runtime or the signals cannot be set up.
 pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     if let Err(reason) = args.check() {
-        let mut command = ServeArgs::augment_args(clap::Command::new("serve").bin_name("loadgen serve"));
-        command.error(clap::error::ErrorKind::ValueValidation, reason).exit();
+        crate::cli::usage("serve", &reason);
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
