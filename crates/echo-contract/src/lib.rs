@@ -78,7 +78,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A seed of its own for each run, the short versions, two jobs a core, since most of them wait most of
+    /// A seed of its own for each run, the short versions, four jobs a core, since most of them wait most of
     /// the time. The environment variables `ECHO_CONTRACT_SEED` and `ECHO_CONTRACT_LONG` override the first two.
     fn default() -> Self {
         let seed = std::env::var("ECHO_CONTRACT_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -88,7 +88,7 @@ impl Default for Options {
         Self {
             seed: seed.unwrap_or_else(|| fastrand::u64(..)),
             long,
-            jobs: 2 * cores,
+            jobs: 4 * cores,
             deadline_seconds: 30,
             only: None,
         }

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     // A wait that ends at its deadline is what many of them come to, so it is a short one.
     let options = Options { deadline_seconds: 4, ..Options::default() };
     // And while they wait, others can.
-    arguments.test_threads.get_or_insert(3 * options.jobs);
+    arguments.test_threads.get_or_insert(2 * options.jobs);
     let not_asked = Arc::new(Mutex::new(Vec::new()));
     let mut trials = vec![Trial::test("each requirement has a fault that it finds", || {
         let asked: BTreeSet<&str> = FAULTS.iter().map(|(_, name, _)| *name).collect();
