@@ -117,10 +117,12 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
         ));
     }
     let slope = slope(&recorder.groups.medians()).unwrap_or(0.0);
-    if conduct.saturated
-        && slope > SLOPE_LIMIT
-        && recorder.uncorrected.quantile_ns(0.5) as f64 <= 1.5 * conduct.unloaded.unwrap_or(1_000_000) as f64
-    {
+    let unloaded = conduct.unloaded.unwrap_or(1_000_000);
+    // A server that stands still, or is dead, keeps all connections busy as well; but then some request on one of them
+    // took long.
+    let quick = recorder.uncorrected.quantile_ns(0.5) <= unloaded + unloaded / 2
+        && recorder.uncorrected.max_ns() <= 20 * unloaded + 100_000_000;
+    if conduct.saturated && slope > SLOPE_LIMIT && quick {
         reasons.push(
             "the connections were the limit: all were in use, the wait for one grew, and the server was as quick as ever; raise --connections".to_owned(),
         );

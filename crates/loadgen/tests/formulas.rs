@@ -334,6 +334,12 @@ fn t8_a_dead_server_leaves_its_requests_in_the_result() {
         0.01,
     );
     assert!(max(&timed) >= 2.0);
+    // Dead for half of the time, with all connections stuck: the server's fault, not the pool's.
+    let mut half = Single::new(Service::Fixed(10_000)).dead_from(nanos(t / 2.0));
+    let half = Case { grace: 0, ..Case::new(r, t) }.connections(8).run(&mut half);
+    let conduct = Conduct { saturated: true, unloaded: Some(10_000), open_loop: true, ..Conduct::default() };
+    let objective = Objective { max_latency: None, percentile: 100.0, error_ratio: 0.001 };
+    assert_eq!(judge(&half, &conduct, &objective, nanos(t)).verdict, Verdict::Fail);
     let control = Case { closed: Some(Closed::AsFastAsPossible), grace: 0, ..Case::new(r, t).connections(4) };
     assert!(
         control.run(&mut server()).counts.unfinished <= 4,

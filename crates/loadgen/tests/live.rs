@@ -128,6 +128,7 @@ fn a_dead_server_is_in_the_result() {
     assert!(run.corrected.max.expect("set") >= 0.999, "recorded at their age");
     assert_eq!(run.corrected.censored, lost, "marked as lower bounds");
     assert!(!run.slo.held);
+    assert!(!run.validity.reasons.iter().any(|r| r.contains("connections")), "{:?}", run.validity);
     assert!(code == 3 || code == 4 && !run.validity.ok, "exit {code}");
 }
 
