@@ -350,11 +350,13 @@ fn t10_a_token_bucket_is_found() {
         // Never above, whatever the machine does: no noise makes a bucket serve more.
         assert!(confirmed.is_none_or(|rate| rate <= 306.0), "{complaint}");
         if !validity.ok {
+            // The machine held the generator up: another attempt on it would only take as long again.
             assert_eq!(output.status.code(), Some(4));
+            break;
         }
     }
     eprintln!(
-        "not found within 2 % on this machine, twice; the generator was held up or the trials failed: {complaint}"
+        "not found within 2 % on this machine: the generator was held up, or trials failed: {complaint}"
     );
 }
 
