@@ -1,16 +1,20 @@
 //! Starting a server as its user starts it, and watching it from outside.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 use crate::client::Client;
 use crate::strace::{self, Trace};
@@ -103,7 +107,7 @@ impl Capture {
         capture
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Captured> {
+    fn lock(&self) -> MutexGuard<'_, Captured> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -274,8 +278,13 @@ impl<'a> Launch<'a> {
                 command.stderr(stdio);
             }
         }
-        // A group of its own, so that whatever it starts ends with it.
-        command.process_group(0);
+        // A foreign server may start others, so it gets a group of its own that ends with it. One of ours
+        // stays in the terminal's group, where an interrupt ends it too.
+        let foreign = matches!(self.target.0, Kind::Foreign { .. });
+        if foreign {
+            end_groups_with_us();
+            command.process_group(0);
+        }
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return fails(format!("cannot start `{}`: {error}", words.join(" "))),
@@ -291,9 +300,13 @@ impl<'a> Launch<'a> {
             .map(|pipe| Capture::of(pipe, self.stderr == Output::FirstLine))
             .unwrap_or_else(Capture::none);
         let pid = Pid::from_raw(child.id() as i32);
+        if foreign {
+            groups().insert(pid);
+        }
         let server = Server {
             child,
             pid,
+            foreign,
             address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             command: words.join(" "),
             name: self.target.entry().map_or("the server", |rung| rung.name),
@@ -371,6 +384,8 @@ fn port_is_bound(port: u16) -> bool {
 pub(crate) struct Server {
     child: Child,
     pub(crate) pid: Pid,
+    /// It has a process group of its own, whose number is its pid.
+    foreign: bool,
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// How it was started.
@@ -534,15 +549,39 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The group, so that a tracer and a shell's children end too. Gone already is as good.
-        if !self.has_exited() {
+        // Gone already is as good.
+        if self.foreign {
             let _ = signal::killpg(self.pid, Signal::SIGKILL);
+            groups().remove(&self.pid);
+        }
+        if !self.has_exited() {
             let _ = self.child.kill();
             let _ = self.child.wait();
-        } else {
-            let _ = signal::killpg(self.pid, Signal::SIGKILL);
         }
     }
+}
+
+/// The process groups of the foreign servers that run.
+fn groups() -> MutexGuard<'static, BTreeSet<Pid>> {
+    static GROUPS: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on, a signal that ends this process ends those groups before.
+fn end_groups_with_us() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Without it they would be left behind: no reason not to check.
+        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+        std::thread::spawn(move || {
+            for number in signals.forever() {
+                for group in groups().iter() {
+                    let _ = signal::killpg(*group, Signal::SIGKILL);
+                }
+                let _ = low_level::emulate_default_handler(number);
+            }
+        });
+    });
 }
 
 /// Knows whether a server runs.
