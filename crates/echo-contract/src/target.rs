@@ -87,6 +87,15 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Whether an error of its wait reaches it: the rung's entry, save with `--runtime tokio`, with which a
+    /// rung waits in tokio's driver whatever it does without.
+    pub(crate) fn waits_itself(&self) -> bool {
+        let Kind::Rung { flags, .. } = &self.0 else { return false };
+        self.entry().is_some_and(|rung| rung.waits_itself) && !flags.iter().any(|flag| flag == "tokio")
+    }
+}
+
 /// `command` with the placeholders filled in.
 pub(crate) fn fill_in(command: &[String], address: SocketAddr) -> Vec<String> {
     command

@@ -173,7 +173,7 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
     for error in ["EBADF", "ENOTSOCK", "EFAULT"] {
         cases.extend([(SENDS, error), (RECEIVES, error)]);
     }
-    if rung.waits_itself && rung.trigger != Trigger::Blocking {
+    if subject.target.waits_itself() && rung.trigger != Trigger::Blocking {
         for error in ["EBADF", "EFAULT", "EINVAL"] {
             cases.push((rung.wait_calls, error));
         }
