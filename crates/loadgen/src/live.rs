@@ -397,8 +397,9 @@ async fn connections_worker<P: Protocol + 'static>(
 }
 
 /// Keeps the windows of a run: merged over the workers, encoded, and halved in number when they become too many.
-#[derive(Default)]
 struct Keeper {
+    /// How many are too many.
+    most: usize,
     /// Windows that some worker may still add to.
     open: BTreeMap<u64, WindowRecord>,
     kept: BTreeMap<u64, Kept>,
@@ -422,9 +423,12 @@ const MOST_WINDOWS: usize = 900;
 const OPEN_WINDOWS: u64 = 3;
 
 impl Keeper {
+    fn new(most: usize) -> Self {
+        Self { most, open: BTreeMap::new(), kept: BTreeMap::new(), fold: 1 }
+    }
+
     /// Takes a window of a worker; gives back its memory.
     fn add(&mut self, window: WindowRecord) -> Option<WindowRecord> {
-        self.fold = self.fold.max(1);
         let newest = self.open.last_key_value().map_or(0, |(number, _)| *number).max(window.number);
         let spare = match self.open.get_mut(&window.number) {
             Some(open) => {
@@ -460,7 +464,7 @@ impl Keeper {
             None => self.kept.insert(number, kept),
             Some(other) => self.kept.insert(number, Self::fold_two(&kept, &other)),
         };
-        if self.kept.len() > MOST_WINDOWS {
+        if self.kept.len() > self.most {
             self.fold *= 2;
             for (number, kept) in std::mem::take(&mut self.kept) {
                 let kept = match self.kept.remove(&(number / 2)) {
@@ -495,7 +499,7 @@ impl Keeper {
         for (_, window) in std::mem::take(&mut self.open) {
             self.keep(&window);
         }
-        let length = WINDOW * self.fold.max(1);
+        let length = WINDOW * self.fold;
         let scheduled = scheduled_by(schedule, share, length, duration);
         let last = self.kept.last_key_value().map_or(0, |(number, _)| number + 1).max(scheduled.len() as u64);
         let empty = || Metric::new().summary();
@@ -651,8 +655,11 @@ pub fn execute(
     drop(full);
 
     let total = spec.warm_up + spec.schedule.duration;
-    let allowed = spec.objective.allowed_over(spec.share.of_first(spec.schedule.count_before(Nanos::MAX)));
-    let (mut keeper, mut interrupted, mut stopped_at) = (Keeper::default(), false, None);
+    // Counting Poisson arrivals means drawing them: only where the number is needed.
+    let scheduled =
+        if spec.abort_early { spec.share.of_first(spec.schedule.count_before(Nanos::MAX)) } else { 0 };
+    let allowed = spec.objective.allowed_over(scheduled);
+    let (mut keeper, mut interrupted, mut stopped_at) = (Keeper::new(MOST_WINDOWS), false, None);
     let mut next_line = start + SECOND;
     let mut last: Option<WindowRecord> = None;
     let mut turn = 0;
@@ -753,4 +760,39 @@ pub fn execute(
         duration,
         interrupted,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Rate;
+
+    /// A long run has no more windows than a short one, and loses nothing by it.
+    #[test]
+    fn windows_are_folded_in_pairs_when_they_become_too_many() {
+        let seconds = 41;
+        let mut keeper = Keeper::new(30);
+        let mut spare = None;
+        for number in 0..seconds {
+            let mut window: WindowRecord = spare.take().unwrap_or_default();
+            window = WindowRecord { number, ok: 2, ..window };
+            window.corrected.clear();
+            window.corrected.record(number + 1, number);
+            window.corrected.record(1_000_000, number);
+            spare = keeper.add(window);
+        }
+        let rate = Rate::new(2, 1).expect("not zero");
+        let schedule = Schedule { arrival: Arrival::Constant(rate), duration: seconds * SECOND };
+        let windows = keeper.finish(&schedule, Share::ALL, schedule.duration);
+        assert_eq!(windows.len() as u64, seconds.div_ceil(2));
+        assert!(windows.iter().all(|window| window.length == 2.0));
+        for (of, sum) in [
+            ("ok", windows.iter().map(|w| w.ok).sum::<u64>()),
+            ("scheduled", windows.iter().map(|w| w.scheduled).sum()),
+            ("corrected", windows.iter().map(|w| w.corrected.count).sum()),
+        ] {
+            assert_eq!(sum, 2 * seconds, "{of}");
+        }
+        assert_eq!(windows[5].corrected.max, Some(0.001));
+    }
 }
