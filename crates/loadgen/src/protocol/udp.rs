@@ -540,8 +540,12 @@ pub(crate) async fn worker(
         if worker.backlog.release(now, |job| recorder.released(&job)) > 0 {
             wakes += 1;
         }
-        while worker.send(&ports[turn % ports.len()]) {
+        // Bounded, too: behind a long hold-up, the replies to the first of the backlog would fill our own buffers while
+        // the last of it is sent.
+        let mut batches = 0;
+        while batches < 4 && worker.send(&ports[turn % ports.len()]) {
             turn += 1;
+            batches += 1;
         }
         for port in &mut ports {
             // Bounded: the schedule comes first, and what is left is still readable next time.
@@ -564,6 +568,11 @@ pub(crate) async fn worker(
         desk.report(&mut worker.recorder, now, pending, over);
         if now >= give_up || desk.stopped() || (worker.backlog.next_due().is_none() && pending == 0) {
             break;
+        }
+        if batches == 4 {
+            // There may be more to send now. The runtime looks at the sockets meanwhile, without waiting for them.
+            tokio::task::yield_now().await;
+            continue;
         }
         let wake = worker.next_wake().unwrap_or(give_up).min(now + GLANCE).min(give_up);
         tokio::select! {
