@@ -264,11 +264,11 @@ fn write_search(out: &mut String, search: &Search) -> fmt::Result {
         write_field(out, "strict", bounds(&search.strict))?;
         write_field(out, "typical", bounds(&search.typical))?;
     }
-    if let Some(share) = search.conditional_throughput {
+    if let Some(answered) = search.conditional_throughput {
         write_field(
             out,
-            "passing",
-            format_args!("{} of the trial time at the strict bound", percent(share)),
+            "answered",
+            format_args!("{} req/s well at the typical bound (median)", rate(answered)),
         )?;
     }
     if let Some(baseline) = search.baseline {
