@@ -536,8 +536,10 @@ pub(crate) async fn worker(
         if desk.stopped() {
             worker.backlog.stop();
         }
-        let recorder = &mut worker.recorder;
-        if worker.backlog.release(now, |job| recorder.released(&job)) > 0 {
+        // A wake-up for a reply is none for the schedule: otherwise replies would undo what --coalesce asks for.
+        if worker.backlog.next_due().is_some_and(|due| due + worker.work.coalesce <= now) {
+            let recorder = &mut worker.recorder;
+            worker.backlog.release(now, |job| recorder.released(&job));
             wakes += 1;
         }
         // Bounded, too: behind a long hold-up, the replies to the first of the backlog would fill our own buffers while
