@@ -42,7 +42,7 @@ pub use guard::{Refusal, refusal};
 pub use marks::Marks;
 pub use output::{complain, print_line};
 pub use signals::Signals;
-pub use socket::{is_loopback, kernel_drops, next_step, reachable};
+pub use socket::{is_loopback, kernel_drops, next_step, reachable, spare_descriptors};
 pub use summary::{QueueTotals, Summary, errno_name};
 
 /// How long the queue is drained after a signal before the program ends all the same.
@@ -338,10 +338,7 @@ impl Service {
             Err(error) => {
                 complain(
                     program,
-                    format_args!(
-                        "stopped serving on {address}: {error}; this is a bug of the program: please report it \
-                         with what `strace {program}` shows last"
-                    ),
+                    format_args!("stopped serving on {address}: {error}; {}", what_to_do(program, &error)),
                 );
                 ExitCode::FAILURE
             }
@@ -350,6 +347,20 @@ impl Service {
 
     fn log(&self, text: std::fmt::Arguments<'_>) {
         complain(self.flags.program, text);
+    }
+}
+
+/// The end of the sentence about an error that ended the service.
+fn what_to_do(program: &str, error: &io::Error) -> String {
+    use nix::errno::Errno;
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE) => {
+            "it could open no more descriptors: raise their number, for example with `ulimit -n 1024`"
+                .to_owned()
+        }
+        _ => {
+            format!("this is a bug of the program: please report it with what `strace {program}` shows last")
+        }
     }
 }
 

@@ -59,6 +59,20 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// How many descriptors tokio opens while a runtime starts: epoll and a second name of it, an eventfd, a pair
+/// of sockets for signals and a second name of one.
+const OF_A_RUNTIME: usize = 6;
+
+/// Makes sure that a runtime can start: tokio panics where it finds no descriptor for its signals.
+///
+/// # Errors
+///
+/// The error of the first descriptor that could not be opened.
+pub fn spare_descriptors() -> io::Result<()> {
+    let opened: io::Result<Vec<File>> = (0..OF_A_RUNTIME).map(|_| File::open("/dev/null")).collect();
+    opened.map(drop)
+}
+
 /// How often the table of sockets is read before the socket counts as not listed.
 const TRIES: u32 = 50;
 

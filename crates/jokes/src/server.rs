@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use echo_service::{Marks, Signals, complain, is_loopback, print_line, reachable};
+use echo_service::{Marks, Signals, complain, is_loopback, print_line, reachable, spare_descriptors};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -155,12 +155,12 @@ impl Server {
         if let Some(threads) = self.flags.threads {
             builder.worker_threads(threads.into());
         }
-        let runtime = builder
+        builder
             .max_blocking_threads(self.flags.blocking_threads.into())
             .thread_keep_alive(self.flags.keep_alive)
             .enable_io()
-            .enable_time()
-            .build();
+            .enable_time();
+        let runtime = spare_descriptors().and_then(|()| builder.build());
         let seats = self.descriptors_per_guest;
         let (house, socket, door) = self.open_door();
         let begun = runtime.and_then(|runtime| {
@@ -372,10 +372,18 @@ fn seats_for(descriptors_per_guest: u64) -> io::Result<Option<Arc<Semaphore>>> {
         return Ok(None);
     }
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let seats = limit.saturating_sub(RESERVED_DESCRIPTORS) / descriptors_per_guest;
+    let seats =
+        limit.saturating_sub(RESERVED_DESCRIPTORS.max(taken_below(limit) + 2)) / descriptors_per_guest;
     // A limit of "unlimited" is more than any guests.
     let seats = usize::try_from(seats).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
     Ok(Some(Arc::new(Semaphore::new(seats))))
+}
+
+/// How many descriptors below `limit` are open already, those among them that the program was started with.
+fn taken_below(limit: u64) -> u64 {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return 0 };
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    numbers.filter(|number| *number < limit).count() as u64
 }
 
 /// Accepts guests, on tokio.

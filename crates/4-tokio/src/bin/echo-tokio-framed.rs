@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use datagram_queue::{Fill, Policy};
-use echo_service::{Flags, Service};
+use echo_service::{Flags, Service, spare_descriptors};
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, LocalOptions};
@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     let (socket, service) = Service::open(&flags);
     service.greet();
     let shared = Rc::new(Shared::new(service));
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let mut builder = Builder::new_current_thread();
+    let runtime =
+        spare_descriptors().and_then(|()| builder.enable_all().build_local(LocalOptions::default()));
     let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &flags, &shared)));
     shared.service().finish(outcome, &socket, shared.totals())
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::task::{Context, Poll};
 
 use datagram_queue::{DatagramQueue, Fill};
-use echo_service::{Flags, Pause, Service};
+use echo_service::{Flags, Pause, Service, spare_descriptors};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
     service.greet();
-    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = spare_descriptors().and_then(|()| Builder::new_current_thread().enable_all().build());
     let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &mut queue, &mut service)));
     service.finish(outcome, &socket, &queue)
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use echo_service::{Marks, Service};
+use echo_service::{Marks, Service, spare_descriptors};
 use mini_runtime::reactor::{Interest, Registration};
 use mini_runtime::{Runtime, Step};
 use tokio::net::unix::pipe;
@@ -90,6 +90,7 @@ pub struct Tokio {
 /// Runs `echo` to its end.
 pub fn tokio(marks: bool, echo: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let marks = Marks::open(marks)?;
+    spare_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(marked(&marks, echo))
 }
