@@ -122,7 +122,10 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
     // took long.
     let quick = recorder.uncorrected.quantile_ns(0.5) <= unloaded + unloaded / 2
         && recorder.uncorrected.max_ns() <= 20 * unloaded + 100_000_000;
-    if conduct.saturated && slope > SLOPE_LIMIT && quick {
+    // A trial that was ended early has too few groups for a slope. It was ended because latency went over the limit;
+    // with a quick server that can only have been the wait for a connection.
+    let grew = slope > SLOPE_LIMIT || conduct.aborted;
+    if conduct.saturated && grew && quick {
         reasons.push(
             "the connections were the limit: all were in use, the wait for one grew, and the server was as quick as ever; raise --connections".to_owned(),
         );
