@@ -280,8 +280,11 @@ fn difference(old: &str, new: &str) -> String {
 fn build(checkout: &Checkout, program: &Program, source: &str) -> Result<PathBuf> {
     let copy = checkout.broken_workspace();
     for file in ["Cargo.toml", "Cargo.lock"] {
-        let bytes = fs::read(checkout.root.join(file)).context(|| format!("read {file}"))?;
-        write_if_changed(&copy.join(file), &bytes)?;
+        let text = fs::read_to_string(checkout.root.join(file)).context(|| format!("read {file}"))?;
+        // cargo names what it builds by a package's name, version and place in the workspace. With the version of
+        // the checkout's the copy's crates would take their place, and break what was linked with those.
+        let text = if file == "Cargo.toml" { another_version(&text)? } else { text };
+        write_if_changed(&copy.join(file), text.as_bytes())?;
     }
     mirror(&checkout.root.join("crates"), &copy.join("crates"))?;
     let name = format!("broken-{}", program.name);
@@ -302,6 +305,15 @@ fn build(checkout: &Checkout, program: &Program, source: &str) -> Result<PathBuf
         ));
     }
     Ok(checkout.binary(&name, Profile::Dev))
+}
+
+/// The workspace's manifest with another version of its packages.
+fn another_version(manifest: &str) -> Result<String> {
+    let version = concat!("\nversion = \"", env!("CARGO_PKG_VERSION"), "\"");
+    if manifest.matches(version).count() != 1 {
+        return failed(format!("Cargo.toml does not hold {:?} exactly once", version.trim_start()));
+    }
+    Ok(manifest.replacen(version, concat!("\nversion = \"", env!("CARGO_PKG_VERSION"), "-broken\""), 1))
 }
 
 /// Makes `to` a copy of `from`, and touches only what differs, so that cargo compiles only that.
