@@ -18,9 +18,11 @@ use tokio::sync::Notify;
 use crate::clock::{Clock as _, Monotonic, Nanos, SECOND, seconds};
 use crate::engine::{Closed, Connections, Engine, Slot, Work};
 use crate::pacer::{Kind, Pacer};
-use crate::protocol::http::{Http, Tls};
+use crate::protocol::http::Http;
+use crate::protocol::lean::Lean;
 use crate::protocol::line::Line;
-use crate::protocol::{Context, Protocol, Route, udp};
+use crate::protocol::stream::Tls;
+use crate::protocol::{Client, Context, Protocol, Route, udp};
 use crate::record::{Metric, Recorder, WINDOW, WindowRecord};
 use crate::report::model::{Generator, UdpCounts, Window};
 use crate::schedule::{Arrival, Job, Schedule, Share};
@@ -31,7 +33,7 @@ use crate::template::Requests;
 #[derive(Clone)]
 pub enum What {
     /// HTTP/1.1, over TLS if there is one.
-    Http(Arc<Route>, Arc<Requests>, Option<Tls>),
+    Http(Client, Arc<Route>, Arc<Requests>, Option<Tls>),
     /// Datagrams of this size.
     Udp(Arc<Route>, usize),
     /// Connect, send this (if it is not empty), read to the end.
@@ -580,13 +582,23 @@ fn worker(spec: &Spec, work: Work, number: usize, desk: Desk) -> io::Result<Work
     let first = number as u64;
     let step = spec.threads as u64;
     match &spec.what {
-        What::Http(route, requests, tls) => {
-            let (route, requests, tls) = (Arc::clone(route), Arc::clone(requests), tls.clone());
-            let make = move |slot: Slot| {
+        What::Http(client, route, requests, tls) => {
+            let parts = move |slot: Slot| {
                 let number = first + step * slot as u64;
-                Http::new(Arc::clone(&route), Arc::clone(&requests), tls.clone(), number)
+                (Arc::clone(route), Arc::clone(requests), tls.clone(), number)
             };
-            runtime.block_on(connections_worker(work, pacer, desk, make))
+            let lean = |slot| {
+                let (route, requests, tls, number) = parts(slot);
+                Lean::new(route, requests, tls, number)
+            };
+            let hyper = |slot| {
+                let (route, requests, tls, number) = parts(slot);
+                Http::new(route, requests, tls, number)
+            };
+            match client {
+                Client::Lean => runtime.block_on(connections_worker(work, pacer, desk, lean)),
+                Client::Hyper => runtime.block_on(connections_worker(work, pacer, desk, hyper)),
+            }
         }
         What::Line(route, body) => {
             let (route, body) = (Arc::clone(route), body.clone());

@@ -14,7 +14,7 @@ use crate::clock::{Nanos, nanos};
 use crate::engine::Closed;
 use crate::live::{Spec, What};
 use crate::pacer::Kind;
-use crate::protocol::{Route, http, udp};
+use crate::protocol::{Client, Route, stream, udp};
 use crate::report::model::Plan;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
 use crate::slo::Objective;
@@ -289,6 +289,9 @@ pub struct LoadArgs {
     /// Start at this moment (seconds since 1970, or 2030-01-31T12:00:00Z), so that several machines start together
     #[arg(long, value_name = "TIME", value_parser = start_at)]
     pub start_at: Option<SystemTime>,
+    /// What speaks HTTP/1.1
+    #[arg(long, value_enum, default_value = "lean")]
+    pub client: Client,
     /// HTTP method
     #[arg(long, value_name = "M", value_parser = method)]
     pub method: Option<String>,
@@ -476,10 +479,10 @@ impl LoadArgs {
             Scheme::Http | Scheme::Https => {
                 let requests = Arc::new(Requests::new(&described, &target.authority(), &data, seed)?);
                 let tls = match target.scheme {
-                    Scheme::Https => Some(http::tls(&target.host, self.cacert.as_deref())?),
+                    Scheme::Https => Some(stream::tls(&target.host, self.cacert.as_deref())?),
                     _ => None,
                 };
-                What::Http(route, requests, tls)
+                What::Http(self.client, route, requests, tls)
             }
             Scheme::Udp => What::Udp(route, self.size as usize),
             Scheme::Tcp => What::Line(route, self.body()?),
@@ -527,6 +530,10 @@ pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) ->
         rate_text: args.map_or_else(String::new, ScheduleArgs::text),
         duration: spec.schedule.duration as f64 / 1e9,
         warmup: spec.warm_up as f64 / 1e9,
+        client: match &spec.what {
+            What::Http(client, ..) => Some(client.name().to_owned()),
+            What::Udp(..) | What::Line(..) => None,
+        },
         pacer: spec.pacer.name().to_owned(),
         coalesce: spec.coalesce as f64 / 1e9,
         threads: spec.threads as u64,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 use rand::rngs::SmallRng;
@@ -128,6 +128,8 @@ struct Prepared {
     headers: HeaderMap,
     filled: Vec<(HeaderName, Template)>,
     body: Body,
+    /// All of it, if no row changes it.
+    wire: Option<Bytes>,
 }
 
 #[derive(Clone, Debug)]
@@ -196,17 +198,18 @@ impl Requests {
             };
             total += u64::from(one.weight);
             weights.push(total);
-            prepared.push(Prepared { name: one.name.clone(), method, path, uri, headers, filled, body });
+            let name = one.name.clone();
+            let mut one = Prepared { name, method, path, uri, headers, filled, body, wire: None };
+            if one.uri.is_some() && one.filled.is_empty() && matches!(one.body, Body::Fixed(_)) {
+                one.wire = one.fill(&[]).ok().as_ref().map(wire);
+            }
+            prepared.push(one);
         }
         anyhow::ensure!(total > 0, "a scenario needs at least one request with a weight above zero");
         Ok(Self { prepared, weights, rows: Arc::new(data.rows.clone()), seed })
     }
 
-    /// The request for an index of the schedule, and its name.
-    ///
-    /// # Errors
-    /// A row that fills a template with what cannot stand there; the text is an error class.
-    pub fn build(&self, index: u64) -> Result<(Option<&str>, Request<Full<Bytes>>), String> {
+    fn choose(&self, index: u64) -> (&Prepared, &[String]) {
         let chosen = match self.weights.as_slice() {
             [_] => 0,
             weights => {
@@ -216,31 +219,87 @@ impl Requests {
                 weights.partition_point(|weight| *weight <= draw)
             }
         };
-        let one = &self.prepared[chosen];
-        let empty = Vec::new();
         let row = match self.rows.len() as u64 {
-            0 => &empty,
+            0 => [].as_slice(),
             n => &self.rows[(index % n) as usize],
         };
-        let uri = match &one.uri {
-            Some(uri) => uri.clone(),
-            None => one.path.fill(row).parse().map_err(|_| "template gives no path".to_owned())?,
+        (&self.prepared[chosen], row)
+    }
+
+    /// The request for an index of the schedule, and its name.
+    ///
+    /// # Errors
+    /// A row that fills a template with what cannot stand there; the text is an error class.
+    pub fn build(&self, index: u64) -> Result<(Option<&str>, Request<Full<Bytes>>), String> {
+        let (one, row) = self.choose(index);
+        Ok((one.name.as_deref(), one.fill(row)?.map(Full::new)))
+    }
+
+    /// The same as the bytes that go to the server, and whether it is a HEAD request, whose reply has no body.
+    ///
+    /// # Errors
+    /// As [`Requests::build`]'s.
+    pub fn wire(&self, index: u64) -> Result<(Option<&str>, Bytes, bool), String> {
+        let (one, row) = self.choose(index);
+        let bytes = match &one.wire {
+            Some(bytes) => bytes.clone(),
+            None => wire(&one.fill(row)?),
         };
-        let body = match &one.body {
+        Ok((one.name.as_deref(), bytes, one.method == Method::HEAD))
+    }
+}
+
+impl Prepared {
+    fn fill(&self, row: &[String]) -> Result<Request<Bytes>, String> {
+        let uri = match &self.uri {
+            Some(uri) => uri.clone(),
+            None => self.path.fill(row).parse().map_err(|_| "template gives no path".to_owned())?,
+        };
+        let body = match &self.body {
             Body::Fixed(body) => body.clone(),
             Body::Filled(template) => Bytes::from(template.fill(row)),
         };
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = one.method.clone();
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
-        *request.headers_mut() = one.headers.clone();
-        for (name, template) in &one.filled {
+        *request.headers_mut() = self.headers.clone();
+        for (name, template) in &self.filled {
             let value = HeaderValue::from_str(&template.fill(row))
                 .map_err(|_| "template gives no header".to_owned())?;
             request.headers_mut().append(name.clone(), value);
         }
-        Ok((one.name.as_deref(), request))
+        Ok(request)
     }
+}
+
+/// `request` as it goes over an HTTP/1.1 connection (RFC 9112). Its length is told unless its headers tell it.
+fn wire(request: &Request<Bytes>) -> Bytes {
+    let (headers, body) = (request.headers(), request.body());
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let mut bytes = format!("{} {path} HTTP/1.1\r\n", request.method()).into_bytes();
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    let means_content = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The user wants it encoded: then one chunk is as good as many.
+        bytes.extend_from_slice(b"\r\n");
+        if !body.is_empty() {
+            bytes.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
+            bytes.extend_from_slice(body);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"0\r\n\r\n");
+    } else {
+        if !headers.contains_key(CONTENT_LENGTH) && (means_content || !body.is_empty()) {
+            bytes.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body);
+    }
+    bytes.into()
 }
 
 #[cfg(test)]

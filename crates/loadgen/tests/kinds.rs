@@ -37,7 +37,7 @@ fn http(target: &Target) -> String {
 }
 
 /// A server whose `n`th connection is handled by `answer`; it ends with the test's process.
-fn http_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
+fn http_server(mut answer: impl FnMut(usize, &mut TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -84,6 +84,98 @@ fn what_goes_wrong_has_a_class_and_the_others_go_on() {
     let (code, result) = run(&url, &["--rate", "50", "--duration", "1s"]);
     assert!(matches!(code, 3 | 4), "{code}");
     assert_eq!(result["errors"]["connection refused"], 50, "{}", result["errors"]);
+}
+
+/// Two clients that were written apart: whatever a server does, both must say the same of it.
+#[test]
+fn the_lean_client_and_hyper_tell_the_same() {
+    const REPLIES: &[&str] = &[
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n",
+        "HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 418 Teapot\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 500 Broken\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut",
+        "HTTP/1.1 200 OK\r\nContent-Len",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "no HTTP at all\r\n\r\n",
+        "",
+    ];
+    let rounds = 4;
+    let told = |client: &str, method: &str| {
+        // Each connection serves one request: the second half of them byte by byte.
+        let url = http_server(move |n, stream| {
+            let reply = REPLIES[n % REPLIES.len()].as_bytes();
+            let step = if n / REPLIES.len() < rounds / 2 { reply.len().max(1) } else { 1 };
+            // Without Nagle's algorithm each write is a segment, unless the reader is slower.
+            let _ = stream.set_nodelay(true);
+            for piece in reply.chunks(step) {
+                if stream.write_all(piece).is_err() {
+                    break;
+                }
+            }
+        });
+        let rate = (rounds * REPLIES.len()).to_string();
+        let args = ["--rate", &rate, "--duration", "1s", "--connections", "1", "--client", client];
+        let (_, result) = run(&url, &[&args[..], &["--method", method]].concat());
+        assert_eq!(result["plan"]["client"], client);
+        (result["counts"].clone(), result["errors"].clone())
+    };
+    for method in ["GET", "HEAD"] {
+        let (lean, hyper) = (told("lean", method), told("hyper", method));
+        assert_eq!(lean, hyper, "{method}");
+        // The first five are good; to HEAD also those whose faults lie where there is no body.
+        let good = if method == "GET" { 5 } else { 10 };
+        assert_eq!(lean.0["ok"], good * rounds as u64, "{method}: {lean:?}");
+    }
+}
+
+/// A server may close an idle connection whenever it likes, and may say that it will: no request is lost to that.
+#[test]
+fn a_connection_that_the_server_ends_is_opened_anew() {
+    for (client, says_so) in [("lean", false), ("hyper", false), ("lean", true), ("hyper", true)] {
+        let mut open = Vec::new();
+        let url = http_server(move |_, stream| {
+            let field = if says_so { "Connection: close\r\n" } else { "" };
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{field}\r\nok");
+            if says_so {
+                // It says so, and takes its time.
+                open.extend(stream.try_clone());
+            }
+        });
+        let args = ["--rate", "20", "--duration", "1s", "--connections", "1", "--client", client];
+        let (_, result) = run(&url, &args);
+        assert_eq!(counted(&result, "ok"), 20, "{client}, {says_so}: {}", result["errors"]);
+        assert_eq!(result["connect"]["count"], 20, "{client}, {says_so}");
+    }
+}
+
+/// A server that answers before it has read the request, and does not read the rest: its answer counts.
+#[test]
+fn an_early_answer_is_an_answer() {
+    let body = std::env::temp_dir().join(format!("loadgen-early-{}", std::process::id()));
+    // More than the buffers of both sockets hold: the client is still writing when the answer comes.
+    std::fs::write(&body, vec![b'x'; 32 << 20]).expect("written");
+    for closes in [false, true] {
+        let mut open = Vec::new();
+        let url = http_server(move |_, stream| {
+            let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+            if !closes {
+                open.extend(stream.try_clone());
+            }
+        });
+        let file = format!("@{}", body.display());
+        let args = ["--rate", "20", "--duration", "1s", "--method", "POST", "--body", &file];
+        let (_, result) = run(&url, &args);
+        assert_eq!(result["errors"]["http 413"], 20, "closes: {closes}: {}", result["errors"]);
+        assert_eq!(result["connect"]["count"], 20, "none is used again with half a request in it");
+    }
+    std::fs::remove_file(&body).expect("it is ours");
 }
 
 #[test]
@@ -136,10 +228,11 @@ fn tls_is_spoken_and_an_unknown_certificate_is_an_error() {
             });
         }
     });
-    for host in ["localhost", "127.0.0.1"] {
+    for (host, client) in [("localhost", "lean"), ("127.0.0.1", "lean"), ("localhost", "hyper")] {
         let url = format!("https://{host}:{}/", address.port());
         let root = root.to_str().expect("UTF-8");
-        let (_, result) = run(&url, &["--rate", "50", "--duration", "1s", "--cacert", root]);
+        let (_, result) =
+            run(&url, &["--rate", "50", "--duration", "1s", "--cacert", root, "--client", client]);
         assert_eq!(counted(&result, "ok"), 50, "{host}: {}", result["errors"]);
         assert_eq!(result["plan"]["protocol"], "https");
     }

@@ -402,6 +402,12 @@ fn an_interrupted_run_prints_what_it_has() {
 /// Requests of several kinds with values from a CSV, against a server that repeats what it was asked.
 #[test]
 fn a_scenario_sends_what_it_says() {
+    for client in ["lean", "hyper"] {
+        scenario_by(client);
+    }
+}
+
+fn scenario_by(client: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("it is bound");
     let (send, heads) = std::sync::mpsc::channel();
@@ -426,7 +432,7 @@ fn a_scenario_sends_what_it_says() {
             });
         }
     });
-    let directory = std::env::temp_dir().join(format!("loadgen-scenario-{}", std::process::id()));
+    let directory = std::env::temp_dir().join(format!("loadgen-scenario-{client}-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
     std::fs::write(directory.join("users.csv"), "user,id\nann,7\nbob,8\n").expect("the data");
     let scenario = format!(
@@ -437,7 +443,7 @@ fn a_scenario_sends_what_it_says() {
     );
     let file = directory.join("s.toml");
     std::fs::write(&file, scenario).expect("the scenario");
-    let args = ["--rate", "50", "--duration", "2s", "--warmup", "0s", "--seed", "3"];
+    let args = ["--rate", "50", "--duration", "2s", "--warmup", "0s", "--seed", "3", "--client", client];
     let (_, run) = run(&file.display().to_string(), &args);
     std::fs::remove_dir_all(&directory).expect("it is ours");
     assert_eq!(run.counts.ok, 100, "{:?}", run.errors);

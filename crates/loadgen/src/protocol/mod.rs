@@ -14,7 +14,10 @@ use crate::record::Ending;
 use crate::schedule::Job;
 
 pub mod http;
+pub mod lean;
 pub mod line;
+pub mod response;
+pub mod stream;
 pub mod udp;
 
 /// One connection's way of making requests: native `async`, generic, never boxed.
@@ -60,6 +63,25 @@ impl Context<'_> {
                 Some(count) => *count += 1,
                 None => _ = requests.insert(name.to_owned(), 1),
             }
+        }
+    }
+}
+
+/// What speaks HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Client {
+    /// Bytes made before the run go out, the end of what comes back is looked for: cheapest
+    Lean,
+    /// hyper's connections: the same to the server, and a second opinion on what it says
+    Hyper,
+}
+
+impl Client {
+    /// As it stands in a result.
+    pub fn name(self) -> &'static str {
+        match self {
+            Client::Lean => "lean",
+            Client::Hyper => "hyper",
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Plan {
     pub duration: f64,
     /// Length of the warm-up before it, which is in no count.
     pub warmup: f64,
+    /// What spoke HTTP/1.1: lean or hyper; null for other protocols.
+    pub client: Option<String>,
     /// timerfd, tokio or spin.
     pub pacer: String,
     /// Requests due within this time leave at one wake, the last of them on time.

@@ -80,6 +80,7 @@ fn make(shard: u64, shards: u64) -> Run {
             rate_text: RATE.to_string(),
             duration: SECONDS as f64,
             warmup: 5.0,
+            client: Some("lean".to_owned()),
             pacer: "timerfd".to_owned(),
             coalesce: 0.0,
             threads: 1,

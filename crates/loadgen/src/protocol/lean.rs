@@ -1,0 +1,183 @@
+//! HTTP/1.1 over one connection with nothing between the socket and the schedule: a request is bytes that were made
+//! before the run, a response is bytes whose end is looked for.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+
+use super::response::{Inbox, Malformed, Response};
+use super::stream::{Stream, Tls};
+use super::{Context, Protocol, Route, class};
+use crate::clock::{Clock as _, Monotonic};
+use crate::record::Ending;
+use crate::template::Requests;
+
+/// How much is read at once.
+const BUFFER: usize = 8 * 1024;
+
+struct Open {
+    stream: Stream,
+    inbox: Inbox,
+}
+
+impl Open {
+    fn new(stream: Stream) -> Self {
+        Self { stream, inbox: Inbox::new(BUFFER) }
+    }
+
+    /// Reads behind what is there; how many bytes came, 0 at the end of the connection.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        let mut space = ReadBuf::new(self.inbox.space());
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut space);
+        let came = space.filled().len();
+        self.inbox.came(came);
+        read.map_ok(|()| came)
+    }
+
+    /// Writes as much of `request` as the connection takes.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>, request: &mut &[u8]) -> Poll<io::Result<()>> {
+        while !request.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, request) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => *request = &request[n..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+}
+
+/// How an exchange failed.
+enum Failed {
+    /// Not a byte of the request was taken.
+    Unsent(io::Error),
+    Broken(Cow<'static, str>),
+}
+
+/// One connection at a time, opened when it is first needed and again when it was closed.
+pub struct Lean {
+    route: Arc<Route>,
+    requests: Arc<Requests>,
+    tls: Option<Tls>,
+    /// Which of the run's connections this is, for the choice of a source address.
+    number: u64,
+    open: Option<Open>,
+}
+
+impl Lean {
+    /// Connection `number` by `route`, making `requests`.
+    pub fn new(route: Arc<Route>, requests: Arc<Requests>, tls: Option<Tls>, number: u64) -> Self {
+        Self { route, requests, tls, number, open: None }
+    }
+
+    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Cow<'static, str>> {
+        let requests = Arc::clone(&self.requests);
+        let (name, request, head_only) = requests.wire(context.job.index).map_err(Cow::Owned)?;
+        if let Some(name) = name {
+            context.named(name);
+        }
+        loop {
+            let (mut open, reused) = match self.open.take() {
+                Some(mut open) => {
+                    // Its end may have come since, or what nobody asked for: no reason for a request to fail. Costs no
+                    // call as long as the reactor knows of nothing.
+                    if poll_fn(|cx| Poll::Ready(open.poll_read(cx).is_ready())).await {
+                        continue;
+                    }
+                    context.connected(Monotonic.now(), None);
+                    (open, true)
+                }
+                None => {
+                    let start = Monotonic.now();
+                    let open = Open::new(Stream::open(&self.route, self.tls.as_ref(), self.number).await?);
+                    let now = Monotonic.now();
+                    context.connected(now, Some(now - start));
+                    (open, false)
+                }
+            };
+            let mut response = Response::new(head_only);
+            // It is put back only if the next request can have it.
+            match exchange(&mut open, &request, &mut response, context).await {
+                Ok(()) if response.keeps_alive() && open.inbox.is_empty() => self.open = Some(open),
+                Ok(()) => {}
+                // The server has closed an idle connection in the moment in which we chose it.
+                Err(Failed::Unsent(_)) if reused => continue,
+                Err(Failed::Unsent(error)) => return Err(class(&error)),
+                Err(Failed::Broken(class)) => return Err(class),
+            }
+            return match response.status() {
+                status @ 400.. => Err(format!("http {status}").into()),
+                _ => Ok(Ending::Ok),
+            };
+        }
+    }
+}
+
+/// Writes `request` and reads until `response` has ended: both at once, since a server may answer before it has read
+/// all.
+async fn exchange(
+    open: &mut Open,
+    request: &[u8],
+    response: &mut Response,
+    context: &Context<'_>,
+) -> Result<(), Failed> {
+    let mut unsent = request;
+    let mut refused: Option<io::Error> = None;
+    let mut first = true;
+    loop {
+        let read = poll_fn(|cx| {
+            if !unsent.is_empty()
+                && refused.is_none()
+                && let Poll::Ready(Err(error)) = open.poll_write(cx, &mut unsent)
+            {
+                // What the server said before it closed may still be there to be read.
+                refused = Some(error);
+            }
+            open.poll_read(cx)
+        })
+        .await;
+        let nothing = matches!(read, Ok(0) | Err(_));
+        if nothing && let Some(error) = refused.take() {
+            let untouched = first && unsent.len() == request.len();
+            return Err(if untouched { Failed::Unsent(error) } else { Failed::Broken(class(&error)) });
+        }
+        match read {
+            Ok(0) if response.end() => return Ok(()),
+            Ok(0) => return Err(Failed::Broken("response cut short".into())),
+            Ok(_) => {}
+            Err(error) => return Err(Failed::Broken(class(&error))),
+        }
+        if std::mem::take(&mut first) {
+            context.first_byte();
+        }
+        open.inbox.feed(response).map_err(|Malformed| Failed::Broken("malformed response".into()))?;
+        if response.is_done() {
+            if !unsent.is_empty() {
+                // The rest of the request would be taken for the next one.
+                response.close();
+            }
+            return Ok(());
+        }
+    }
+}
+
+impl Protocol for Lean {
+    async fn fire(&mut self, context: &Context<'_>) -> Ending {
+        self.attempt(context).await.unwrap_or_else(Ending::Error)
+    }
+
+    fn abandon(&mut self) {
+        self.open = None;
+    }
+
+    async fn idle(&mut self) {
+        // Whether the server has closed is looked at when the connection is needed again.
+        std::future::pending().await
+    }
+}
