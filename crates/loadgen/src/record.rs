@@ -50,7 +50,12 @@ impl Metric {
             self.clamped += 1;
         }
         self.sum_ns += u128::from(ns);
-        if self.max.is_none_or(|(max, _)| ns > max) {
+        self.raise_max(ns, index);
+    }
+
+    /// Of two that took equally long it names the earlier, so that the order of a merge makes no difference.
+    fn raise_max(&mut self, ns: u64, index: u64) {
+        if self.max.is_none_or(|(max, at)| ns > max || ns == max && index < at) {
             self.max = Some((ns, index));
         }
     }
@@ -67,10 +72,8 @@ impl Metric {
         // Both have the same bounds and precision, the only reason for which an addition can fail.
         self.histogram.add(&other.histogram).expect("histograms of one shape");
         self.sum_ns += other.sum_ns;
-        if let Some((ns, index)) = other.max
-            && self.max.is_none_or(|(max, _)| ns > max)
-        {
-            self.max = Some((ns, index));
+        if let Some((ns, index)) = other.max {
+            self.raise_max(ns, index);
         }
         self.censored += other.censored;
         self.censored_from = match (self.censored_from, other.censored_from) {
@@ -540,13 +543,16 @@ mod tests {
     fn a_merge_is_the_sum_of_the_buckets() {
         let (mut whole, mut parts) = (Metric::new(), [Metric::new(), Metric::new(), Metric::new()]);
         for i in 0..10_000_u64 {
-            let ns = i.wrapping_mul(2_654_435_761) % 5_000_000_000;
+            // Every value twice, the largest too.
+            let ns = (i / 2).wrapping_mul(2_654_435_761) % 5_000_000_000;
             whole.record(ns, i);
             parts[(i % 3) as usize].record(ns, i);
         }
-        let mut merged = Metric::new();
-        parts.iter().for_each(|part| merged.merge(part));
-        assert_eq!(merged.summary(), whole.summary());
+        for order in [[0, 1, 2], [2, 1, 0]] {
+            let mut merged = Metric::new();
+            order.iter().for_each(|part: &usize| merged.merge(&parts[*part]));
+            assert_eq!(merged.summary(), whole.summary());
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(crate) fn result(
             percentile: objective.percentile,
             error_ratio: objective.error_ratio,
             observed_latency: objective.latency(&recorder.corrected).map(seconds),
-            observed_error_ratio: error_ratio(recorder),
+            observed_error_ratio: error_ratio(&recorder.counts),
             held: broken.is_empty(),
             reasons: broken,
         },

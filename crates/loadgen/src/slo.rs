@@ -2,6 +2,8 @@
 
 use crate::clock::{Nanos, seconds};
 use crate::record::{Metric, Recorder};
+use crate::report::format::percent;
+use crate::report::model::Counts;
 
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,9 +149,18 @@ pub struct Judgement {
 }
 
 /// Share of the requests that did not end well.
-pub fn error_ratio(recorder: &Recorder) -> f64 {
-    let counts = recorder.counts;
-    if counts.scheduled == 0 { 0.0 } else { 1.0 - counts.ok as f64 / counts.scheduled as f64 }
+pub fn error_ratio(counts: &Counts) -> f64 {
+    let bad = counts.scheduled.saturating_sub(counts.ok);
+    if counts.scheduled == 0 { 0.0 } else { bad as f64 / counts.scheduled as f64 }
+}
+
+/// Why these counts fail an objective that allows a share `allowed` of errors; `None` when they hold it.
+pub fn too_many_errors(counts: &Counts, allowed: f64) -> Option<String> {
+    let bad = counts.scheduled.saturating_sub(counts.ok);
+    (error_ratio(counts) > allowed).then(|| {
+        let (is, allowed) = (percent(error_ratio(counts)), percent(allowed));
+        format!("{bad} of {} requests did not end well ({is}), and {allowed} are allowed", counts.scheduled)
+    })
 }
 
 /// What a run fails the objective for, the slope and the achieved rate not asked: empty when it holds.
@@ -165,13 +176,7 @@ pub fn violations(recorder: &Recorder, objective: &Objective) -> Vec<String> {
         };
         reasons.push(format!("latency {which} {:.3} s is above {:.3} s", seconds(latency), seconds(limit)));
     }
-    let errors = error_ratio(recorder);
-    if errors > objective.error_ratio {
-        reasons.push(format!(
-            "{:.4} of the requests did not end well, more than {}",
-            errors, objective.error_ratio
-        ));
-    }
+    reasons.extend(too_many_errors(&recorder.counts, objective.error_ratio));
     reasons
 }
 
@@ -226,6 +231,17 @@ pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_allowed_share_of_errors_is_allowed() {
+        let counts = |ok| Counts { scheduled: 1000, ok, error: 1000 - ok, ..Counts::default() };
+        assert_eq!(too_many_errors(&counts(999), 0.001), None);
+        assert_eq!(
+            too_many_errors(&counts(998), 0.001).as_deref(),
+            Some("2 of 1000 requests did not end well (0.200 %), and 0.100 % are allowed")
+        );
+        assert_eq!(too_many_errors(&Counts::default(), 0.0), None);
+    }
 
     #[test]
     fn a_stall_does_not_move_the_slope_and_a_backlog_does() {

@@ -42,13 +42,13 @@ pub(super) fn rate(value: f64) -> String {
 }
 
 /// A share as per cent.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let value = 100.0 * share;
     if value != 0.0 && value < 1.0 { format!("{value:.3} %") } else { format!("{value:.1} %") }
 }
 
 /// The name of a percentile: `max` for 100.
-pub(super) fn percentile(percentile: f64) -> String {
+pub(crate) fn percentile(percentile: f64) -> String {
     if percentile >= 100.0 { "max".to_owned() } else { format!("p{percentile}") }
 }
 

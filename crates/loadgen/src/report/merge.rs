@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::format;
 use super::model::{Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window};
 use crate::record::Metric;
+use crate::slo::{error_ratio, too_many_errors};
 
 /// Merges runs into one; `names` are for the messages.
 ///
@@ -213,10 +214,6 @@ fn judge(slo: &Slo, run: &Run) -> Slo {
         }
         _ => corrected.max,
     };
-    let errors = match run.counts.scheduled {
-        0 => 0.0,
-        scheduled => (scheduled - run.counts.ok.min(scheduled)) as f64 / scheduled as f64,
-    };
     let mut reasons = Vec::new();
     if let (Some(limit), Some(latency)) = (slo.max_latency, latency)
         && latency > limit
@@ -225,12 +222,10 @@ fn judge(slo: &Slo, run: &Run) -> Slo {
             (format::percentile(slo.percentile), format::duration(latency), format::duration(limit));
         reasons.push(format!("latency {which} {latency} is above {limit}"));
     }
-    if errors > slo.error_ratio {
-        reasons.push(format!("{errors:.4} of the requests did not end well, more than {}", slo.error_ratio));
-    }
+    reasons.extend(too_many_errors(&run.counts, slo.error_ratio));
     Slo {
         observed_latency: latency,
-        observed_error_ratio: errors,
+        observed_error_ratio: error_ratio(&run.counts),
         held: reasons.is_empty(),
         reasons,
         ..slo.clone()

@@ -18,7 +18,7 @@ use crate::cli::{EXIT_INVALID, EXIT_OK, EXIT_SLO};
 use crate::record::Metric;
 
 mod csv;
-mod format;
+pub(crate) mod format;
 mod hdr;
 #[cfg(feature = "plots")]
 mod html;

@@ -86,6 +86,9 @@ pub struct ServeArgs {
     /// Seed of the exponential service times
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Connections that may wait to be accepted (http, tcp); the kernel grants no more than net.core.somaxconn
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u16).range(1..))]
+    pub backlog: u16,
     /// Permit an ADDR that is not loopback
     #[arg(long)]
     pub allow_remote: bool,
@@ -395,11 +398,21 @@ enum Socket {
 }
 
 impl Socket {
-    async fn bind(kind: Kind, wanted: SocketAddr) -> io::Result<Self> {
+    async fn bind(kind: Kind, wanted: SocketAddr, backlog: u16) -> io::Result<Self> {
+        let listen = || {
+            let socket = match wanted {
+                SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+                SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+            }?;
+            // As `TcpListener::bind` does: the port of a target that has just ended can be had at once.
+            socket.set_reuseaddr(true)?;
+            socket.bind(wanted)?;
+            socket.listen(backlog.into())
+        };
         Ok(match kind {
-            Kind::Http => Self::Http(tokio::net::TcpListener::bind(wanted).await?),
+            Kind::Http => Self::Http(listen()?),
             Kind::Udp => Self::Udp(tokio::net::UdpSocket::bind(wanted).await?),
-            Kind::Tcp => Self::Tcp(tokio::net::TcpListener::bind(wanted).await?),
+            Kind::Tcp => Self::Tcp(listen()?),
         })
     }
 
@@ -415,7 +428,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     let wanted = args.addr;
     let cannot =
         |error: io::Error| anyhow::anyhow!("cannot listen on {wanted}: {}", next_step(&error, wanted));
-    let socket = Socket::bind(args.kind, wanted).await.map_err(cannot)?;
+    let socket = Socket::bind(args.kind, wanted, args.backlog).await.map_err(cannot)?;
     let address = socket.address().map_err(cannot)?;
     let signals = Signals::take().context("cannot take SIGINT and SIGTERM")?;
     let marks = Marks::open(args.marks).context("cannot open /dev/null for --marks")?;

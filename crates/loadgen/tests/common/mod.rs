@@ -9,6 +9,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use loadgen::record::Metric;
+use loadgen::report::model::{Document, Run, Summary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -32,6 +34,44 @@ pub fn output(args: &[&str]) -> Output {
         .recv_timeout(4 * DEADLINE)
         .expect("the program ends within the deadline")
         .expect("its output is read")
+}
+
+/// What a finished process printed: its exit code and the run in its JSON.
+pub fn parse(output: &Output) -> (i32, Run) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    match serde_json::from_str(text.trim()) {
+        Ok(Document::Run(run)) => {
+            let counts = run.counts;
+            assert_eq!(counts.scheduled, counts.ok + counts.error + counts.timeout + counts.unfinished, "A0");
+            assert_eq!(run.corrected.count, counts.scheduled, "A0: each scheduled request has a latency");
+            assert_eq!(run.errors.values().sum::<u64>(), counts.error, "each error has a class");
+            let in_windows: u64 = run.windows.iter().map(|w| w.scheduled).sum();
+            if run.plan.arrival != "closed" {
+                assert_eq!(in_windows, counts.scheduled, "the windows hold the schedule");
+            }
+            let ended: u64 = run.windows.iter().map(|w| w.ok + w.error + w.timeout).sum();
+            assert_eq!(ended, counts.scheduled, "the windows hold every end");
+            (output.status.code().expect("no signal ended it"), run)
+        }
+        other => panic!("no run in {text:?} ({:?}); stderr: {errors}", other.err()),
+    }
+}
+
+/// Runs `loadgen run TARGET ARGS --json` to its end.
+pub fn run(target: &str, args: &[&str]) -> (i32, Run) {
+    parse(&output(&[&["run", target, "--json"], args].concat()))
+}
+
+/// Starts `loadgen run TARGET ARGS --json`.
+pub fn start(target: &str, args: &[&str]) -> Child {
+    let all = [&["run", target, "--json"], args].concat();
+    loadgen(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+}
+
+/// A metric out of a result.
+pub fn metric(summary: &Summary) -> Metric {
+    Metric::from_summary(summary).expect("its own histogram")
 }
 
 /// A running `loadgen serve`. Killed when dropped.
