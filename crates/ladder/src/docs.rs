@@ -189,6 +189,13 @@ impl Recorder<'_> {
             }
             "run" => self.output(block),
             "region" => self.region(block),
+            "file" => match &block.args[..] {
+                [path] => {
+                    let text = fs::read_to_string(self.checkout.root.join(path));
+                    Ok(fenced("text", text.context(|| format!("read {path}"))?.trim_end()))
+                }
+                _ => failed("`file` takes a path, from the top of the checkout"),
+            },
             "break" => match &block.args[..] {
                 [program] => self.twice(|| breaks::record(self.checkout, program, fenced)),
                 _ => failed("`break` takes one program"),
@@ -231,7 +238,7 @@ impl Recorder<'_> {
                 Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
             }
             _ => failed(format!(
-                "`{}` is none of trace, run, strace, region, break, list, compare, acts, diff, end",
+                "`{}` is none of trace, run, strace, region, file, break, list, compare, acts, diff, end",
                 block.whole
             )),
         }

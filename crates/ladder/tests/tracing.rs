@@ -186,6 +186,7 @@ fn docs_records_and_finds_drift() {
         "whole",
         "# Page\n<!-- ladder: trace --burst 0 echo-poll -->\n<!-- ladder: end -->\ntext\n\
          <!-- ladder: region crates/1-readiness/src/bin/echo-poll.rs wait -->\nold\n<!-- ladder: end -->\n\
+         <!-- ladder: file rustfmt.toml -->\n<!-- ladder: end -->\n\
          <!-- ladder: diff echo-select echo-poll -->\n<!-- ladder: end -->\n\
          <!-- ladder: compare echo-blocking -->\n<!-- ladder: end -->\n\
          <!-- ladder: run mio-pipe wake -->\n<!-- ladder: end -->\n\
@@ -201,6 +202,7 @@ fn docs_records_and_finds_drift() {
     for expected in [
         "```text\n$ cargo ladder trace --burst 0 echo-poll\n* ready\n",
         "```rust\nwhile service.serving(queue) {\n",
+        "```text\nmax_width",
         "```diff\n--- crates/1-readiness/src/bin/echo-select.rs\n",
         "| echo-blocking | 1 | 1 | 2 |\n",
         "$ cargo run --bin mio-pipe -- wake\n",
@@ -242,6 +244,7 @@ fn a_marker_that_makes_no_sense_names_its_line() {
         ("dance echo-poll", "none of trace"),
         ("region crates/no-such-file.rs x", "no-such-file"),
         ("region crates/1-readiness/src/bin/echo-poll.rs no-such-region", "no-such-region"),
+        ("file docs/no-such-file.txt", "no-such-file"),
         ("break mio-empty", "mio-empty"),
     ] {
         let page = Page::new("wrong", &format!("\n<!-- ladder: {marker} -->\n<!-- ladder: end -->\n"));

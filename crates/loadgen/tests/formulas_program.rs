@@ -9,18 +9,23 @@ fn formulas(args: &[&str]) -> Output {
 
 #[test]
 fn what_the_engine_records_is_what_the_formulas_say() {
-    for (table, rows, tolerance) in [("stall", 12, 0.01), ("overload", 5, 0.01), ("queues", 6, 0.05)] {
+    for (table, rows, tolerance) in
+        [("stall", 12, 0.01), ("overload", 5, 0.01), ("queues", 6, 0.05), ("coalesce", 15, 0.02)]
+    {
         let output = formulas(&[table]);
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         let figures: Vec<Vec<f64>> = text
             .lines()
-            .skip(3)
+            .skip(if table == "coalesce" { 4 } else { 3 })
             .map(|line| line[34..].split_whitespace().filter_map(|cell| cell.parse().ok()).collect())
             .collect();
         assert_eq!(figures.len(), rows, "{text}");
         for (line, row) in text.lines().skip(3).zip(&figures) {
             assert!((row[1] / row[0] - 1.0).abs() <= tolerance, "the open loop is off the formula: {line}");
+        }
+        if table == "coalesce" {
+            assert!(figures.iter().all(|row| (row[2] - row[3]).abs() <= 1.0), "the send lag: {text}");
         }
         if table == "stall" {
             let p99 = &figures[2];

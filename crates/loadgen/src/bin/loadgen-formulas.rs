@@ -39,6 +39,8 @@ enum Table {
     Queues,
     /// What a timer of whole milliseconds does to the figures
     Timers,
+    /// What releasing requests together saves, and what it costs
+    Coalesce,
     /// How far a verdict on latency alone over-estimates a server
     Search,
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Table::Overload => overload(),
         Table::Queues => queues(),
         Table::Timers => timers(),
+        Table::Coalesce => coalesce(),
         Table::Search => search(),
     };
     print_line(text.trim_end());
@@ -80,6 +83,16 @@ impl Case {
     }
 
     fn record(&self, server: &mut impl Server, pacer: &mut impl Pacer, closed: Option<Closed>) -> Recorder {
+        self.run(server, pacer, closed, 0).recorder
+    }
+
+    fn run(
+        &self,
+        server: &mut impl Server,
+        pacer: &mut impl Pacer,
+        closed: Option<Closed>,
+        coalesce: Nanos,
+    ) -> Engine {
         let rate = Rate::approximate(self.rate);
         let arrival = self.poisson.map_or(Arrival::Constant(rate), |seed| Arrival::Poisson(rate, seed));
         let mut engine = Engine::new(Work {
@@ -90,12 +103,12 @@ impl Case {
             connections: Connections::Fixed(if closed.is_some() { 8 } else { 1_000_000 }),
             timeout: 1000 * SECOND,
             grace: self.grace,
-            coalesce: 0,
+            coalesce,
             closed,
             limit: None,
         });
         sim::run(&mut engine, server, pacer);
-        engine.recorder
+        engine
     }
 
     fn open(&self, server: &mut impl Server) -> Recorder {
@@ -232,6 +245,32 @@ fn timers() -> String {
     ];
     for (what, figure) in figures {
         let _ = writeln!(out, "{what:<34} {:>9.0} {:>9.0}", 1e6 * figure(&exact), 1e6 * figure(&coarse));
+    }
+    out
+}
+
+/// The first of a batch of `k` waits for all of `c`, the last for nothing less than `c - (k - 1) / R`.
+fn coalesce() -> String {
+    let mut out = format!(
+        "Requests leave together with all that are due within c (microseconds)\n\n\
+         {:<34} {:>19} {:>19}\n{:<34} {:>9} {:>9} {:>9} {:>9}\n",
+        "", "wakes per request", "mean send lag", "", "formula", "engine", "formula", "engine"
+    );
+    for rate in [1000.0_f64, 10_000.0, 30_000.0] {
+        for c in [0.0, 50e-6, 200e-6, 500e-6, 1e-3] {
+            let together = (c * rate + 1e-9).floor() + 1.0;
+            let lag = c - (together - 1.0) / rate / 2.0;
+            let engine = Case::constant(rate, 1.0).run(&mut sim::delay(0), &mut Exact, None, nanos(c));
+            let wakes = engine.wakes as f64 / engine.recorder.counts.scheduled as f64;
+            let _ = writeln!(
+                out,
+                "{:<34} {:>9.3} {wakes:>9.3} {:>9.0} {:>9.0}",
+                format!("{rate} a second, c = {:.0}", 1e6 * c),
+                1.0 / together,
+                1e6 * lag,
+                engine.recorder.send_lag.mean_ns() / 1e3
+            );
+        }
     }
     out
 }
