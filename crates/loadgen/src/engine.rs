@@ -108,7 +108,7 @@ pub struct Engine {
 impl Engine {
     /// An engine for `work`.
     pub fn new(work: Work) -> Self {
-        let backlog = Backlog::new(&work.schedule, work.share, work.start, work.warm_up);
+        let backlog = Backlog::new(&work.schedule, work.share, work.start, work.warm_up, work.coalesce);
         let recorder = Recorder::new(work.measured_start(), work.schedule.duration, work.limit);
         let cap = work.cap(1_000_000);
         Self {
@@ -156,7 +156,7 @@ impl Engine {
     pub fn released_all(&self) -> bool {
         match self.work.closed {
             Some(Closed::AsFastAsPossible) => self.stopped,
-            _ => self.backlog.next_due().is_none(),
+            _ => self.backlog.next_wake().is_none(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Engine {
         let due = match self.work.closed {
             Some(Closed::AsFastAsPossible) if !self.stopped => Some(self.work.end()),
             Some(Closed::AsFastAsPossible) => None,
-            _ => self.backlog.next_due().map(|due| due + self.work.coalesce),
+            _ => self.backlog.next_wake(),
         };
         if due.is_none() && self.pending() == 0 {
             return None;

@@ -363,26 +363,52 @@ pub struct Backlog {
     batches: VecDeque<(u64, Nanos)>,
     waiting: u64,
     stopped: bool,
+    coalesce: Nanos,
+    /// See [`Backlog::next_wake`].
+    wake: Option<Nanos>,
 }
 
 /// More wake-ups than this are not told apart in the backlog: their requests take the time of the last one that is.
 const MOST_BATCHES: usize = 1 << 16;
 
 impl Backlog {
-    /// `schedule`'s requests of `share`; its warm-up starts at `start` on the clock and lasts `warm_up`.
-    pub fn new(schedule: &Schedule, share: Share, start: Nanos, warm_up: Nanos) -> Self {
+    /// `schedule`'s requests of `share`; its warm-up starts at `start` on the clock and lasts `warm_up`. Requests that are
+    /// due within `coalesce` leave together.
+    pub fn new(schedule: &Schedule, share: Share, start: Nanos, warm_up: Nanos, coalesce: Nanos) -> Self {
         let due = Timeline {
             warm_up: schedule.warm_up(warm_up).cursor(share),
             measured: schedule.cursor(share),
             start,
             measured_start: start + warm_up,
         };
-        Self { head: due.clone(), due, batches: VecDeque::new(), waiting: 0, stopped: false }
+        let head = due.clone();
+        let (batches, waiting, stopped, wake) = (VecDeque::new(), 0, false, None);
+        let mut backlog = Self { due, head, batches, waiting, stopped, coalesce, wake };
+        backlog.plan();
+        backlog
     }
 
-    /// When the next request is due; `None` after the last.
-    pub fn next_due(&self) -> Option<Nanos> {
-        if self.stopped { None } else { self.due.peek().map(|job| job.intended) }
+    /// Sets the next wake-up: when the last of those is due that are due within `coalesce` of the first. So the last of a
+    /// batch leaves on time, and one that is alone does, too.
+    fn plan(&mut self) {
+        let Some(first) = self.due.peek() else {
+            self.wake = None;
+            return;
+        };
+        let mut last = first.intended;
+        if self.coalesce > 0 {
+            let mut ahead = self.due.clone();
+            while let Some(job) = ahead.peek().filter(|job| job.intended <= first.intended + self.coalesce) {
+                last = job.intended;
+                ahead.advance();
+            }
+        }
+        self.wake = Some(last);
+    }
+
+    /// When to release next; `None` after the last.
+    pub fn next_wake(&self) -> Option<Nanos> {
+        if self.stopped { None } else { self.wake }
     }
 
     /// Releases all requests due at `now`, telling each to `each`, and says how many there were.
@@ -394,6 +420,7 @@ impl Backlog {
             count += 1;
         }
         if count > 0 {
+            self.plan();
             self.waiting += count;
             let full = self.batches.len() >= MOST_BATCHES;
             match self.batches.back_mut() {
@@ -522,7 +549,7 @@ mod tests {
         /// The backlog gives back every request in order, whatever the pattern of wakes and takes.
         #[test]
         fn the_backlog_skips_nothing(schedule in some_schedule(), steps in prop::collection::vec((0..SECOND / 4, 0_usize..50), 1..40)) {
-            let mut backlog = Backlog::new(&schedule, Share::ALL, 5, 0);
+            let mut backlog = Backlog::new(&schedule, Share::ALL, 5, 0, 0);
             let (mut now, mut taken) = (5, Vec::new());
             for (pause, takes) in steps {
                 now += pause;
@@ -561,9 +588,37 @@ mod tests {
         );
     }
 
+    /// The last of a batch leaves on time, none waits for longer than is allowed, and none that could have come along is
+    /// left for a wake-up of its own.
+    #[test]
+    fn what_is_due_together_leaves_with_the_last_of_it() {
+        let poisson = Schedule { arrival: Arrival::Poisson(rate("5000"), 3), duration: SECOND };
+        for (schedule, coalesce, wakes) in [
+            (constant("1000", 1), 999_999, Some(1000)),
+            (constant("1000", 1), 1_000_000, Some(500)),
+            (constant("10000", 1), 450_000, Some(2000)),
+            (poisson.clone(), 0, None),
+            (poisson, 1_000_000, None),
+        ] {
+            let mut backlog = Backlog::new(&schedule, Share::ALL, 7, 0, coalesce);
+            let mut batches: Vec<Vec<Nanos>> = Vec::new();
+            while let Some(wake) = backlog.next_wake() {
+                let mut batch = Vec::new();
+                backlog.release(wake, |job| batch.push(job.intended));
+                assert_eq!(batch.last(), Some(&wake));
+                assert!(wake - batch[0] <= coalesce);
+                batches.push(batch);
+            }
+            assert!(batches.windows(2).all(|two| two[1][0] > two[0][0] + coalesce));
+            let due: Vec<Nanos> = schedule.cursor(Share::ALL).map(|due| 7 + due.at).collect();
+            assert_eq!(batches.concat(), due);
+            assert!(wakes.is_none_or(|wakes| wakes == batches.len()), "{} wakes", batches.len());
+        }
+    }
+
     #[test]
     fn the_warm_up_is_told_apart() {
-        let mut backlog = Backlog::new(&constant("10", 1), Share::ALL, 0, SECOND / 2);
+        let mut backlog = Backlog::new(&constant("10", 1), Share::ALL, 0, SECOND / 2, 0);
         backlog.release(10 * SECOND, |_| ());
         let jobs: Vec<Job> = std::iter::from_fn(|| backlog.take()).collect();
         assert_eq!(jobs.iter().filter(|job| !job.measured).count(), 5);

@@ -249,7 +249,7 @@ fn timers() -> String {
     out
 }
 
-/// The first of a batch of `k` waits for all of `c`, the last for nothing less than `c - (k - 1) / R`.
+/// `k` requests leave when the last of them is due: the first waited for `(k - 1) / R`, the last not at all.
 fn coalesce() -> String {
     let mut out = format!(
         "Requests leave together with all that are due within c (microseconds)\n\n\
@@ -259,7 +259,7 @@ fn coalesce() -> String {
     for rate in [1000.0_f64, 10_000.0, 30_000.0] {
         for c in [0.0, 50e-6, 200e-6, 500e-6, 1e-3] {
             let together = (c * rate + 1e-9).floor() + 1.0;
-            let lag = c - (together - 1.0) / rate / 2.0;
+            let lag = (together - 1.0) / rate / 2.0;
             let engine = Case::constant(rate, 1.0).run(&mut sim::delay(0), &mut Exact, None, nanos(c));
             let wakes = engine.wakes as f64 / engine.recorder.counts.scheduled as f64;
             let _ = writeln!(

@@ -267,7 +267,7 @@ impl Worker {
             datagram.iter_mut().enumerate().skip(16).for_each(|(i, byte)| *byte = filler(i));
         }
         Self {
-            backlog: Backlog::new(&work.schedule, work.share, work.start, work.warm_up),
+            backlog: Backlog::new(&work.schedule, work.share, work.start, work.warm_up, work.coalesce),
             recorder: Recorder::new(work.measured_start(), work.schedule.duration, work.limit),
             warm_up: Ledger::new(&work.schedule.warm_up(work.warm_up), work.share),
             measured: Ledger::new(&work.schedule, work.share),
@@ -465,7 +465,7 @@ impl Worker {
     }
 
     fn next_wake(&self) -> Option<Nanos> {
-        let due = self.backlog.next_due().map(|due| due + self.work.coalesce);
+        let due = self.backlog.next_wake();
         let deadline = |ledger: &Ledger, start| ledger.oldest().map(|at| start + at + self.work.timeout);
         let deadlines =
             [deadline(&self.warm_up, self.work.start), deadline(&self.measured, self.work.measured_start())];
@@ -537,7 +537,7 @@ pub(crate) async fn worker(
             worker.backlog.stop();
         }
         // A wake-up for a reply is none for the schedule: otherwise replies would undo what --coalesce asks for.
-        if worker.backlog.next_due().is_some_and(|due| due + worker.work.coalesce <= now) {
+        if worker.backlog.next_wake().is_some_and(|wake| wake <= now) {
             let recorder = &mut worker.recorder;
             worker.backlog.release(now, |job| recorder.released(&job));
             wakes += 1;
@@ -568,7 +568,7 @@ pub(crate) async fn worker(
         };
         let pending = worker.pending();
         desk.report(&mut worker.recorder, now, pending, over);
-        if now >= give_up || desk.stopped() || (worker.backlog.next_due().is_none() && pending == 0) {
+        if now >= give_up || desk.stopped() || (worker.backlog.next_wake().is_none() && pending == 0) {
             break;
         }
         if batches == 4 {
