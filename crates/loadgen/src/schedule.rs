@@ -391,19 +391,19 @@ impl Backlog {
     /// Sets the next wake-up: when the last of those is due that are due within `coalesce` of the first. So the last of a
     /// batch leaves on time, and one that is alone does, too.
     fn plan(&mut self) {
-        let Some(first) = self.due.peek() else {
-            self.wake = None;
+        self.wake = self.due.peek().map(|job| job.intended);
+        if self.coalesce == 0 {
             return;
-        };
-        let mut last = first.intended;
-        if self.coalesce > 0 {
+        }
+        // region: plan
+        if let Some(first) = self.due.peek() {
             let mut ahead = self.due.clone();
             while let Some(job) = ahead.peek().filter(|job| job.intended <= first.intended + self.coalesce) {
-                last = job.intended;
+                self.wake = Some(job.intended);
                 ahead.advance();
             }
         }
-        self.wake = Some(last);
+        // endregion: plan
     }
 
     /// When to release next; `None` after the last.

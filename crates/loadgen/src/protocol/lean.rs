@@ -131,6 +131,7 @@ async fn exchange(
     let mut refused: Option<io::Error> = None;
     let mut first = true;
     loop {
+        // region: exchange
         let read = poll_fn(|cx| {
             if !unsent.is_empty()
                 && refused.is_none()
@@ -142,6 +143,7 @@ async fn exchange(
             open.poll_read(cx)
         })
         .await;
+        // endregion: exchange
         let nothing = matches!(read, Ok(0) | Err(_));
         if nothing && let Some(error) = refused.take() {
             let untouched = first && unsent.len() == request.len();
