@@ -211,7 +211,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// An empty one that takes so many bytes at once, as long as no head asks for more.
+    /// An empty one that takes so many bytes at once, and more when that many came: up to [`LARGEST_HEAD`].
     pub fn new(size: usize) -> Self {
         Self { bytes: vec![0; size].into(), filled: 0 }
     }
@@ -237,17 +237,16 @@ impl Inbox {
     /// Bytes that are no response, or a head above [`LARGEST_HEAD`].
     pub fn feed(&mut self, response: &mut Response) -> Result<(), Malformed> {
         let taken = response.take(&self.bytes[..self.filled])?;
+        let was_full = self.filled == self.bytes.len();
         self.bytes.copy_within(taken..self.filled, 0);
         self.filled -= taken;
-        if self.filled == self.bytes.len() {
-            if self.filled >= LARGEST_HEAD {
-                return Err(Malformed);
-            }
-            let mut larger = vec![0; 2 * self.filled];
-            larger[..self.filled].copy_from_slice(&self.bytes);
+        if was_full && self.bytes.len() < LARGEST_HEAD {
+            // A head that needs the room, or a long body, of which fewer and larger pieces are cheaper.
+            let mut larger = vec![0; 2 * self.bytes.len()];
+            larger[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
             self.bytes = larger.into();
         }
-        Ok(())
+        if self.filled == self.bytes.len() { Err(Malformed) } else { Ok(()) }
     }
 }
 
