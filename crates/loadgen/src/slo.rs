@@ -2,7 +2,7 @@
 
 use crate::clock::{Nanos, seconds};
 use crate::record::{Metric, Recorder};
-use crate::report::format::percent;
+use crate::report::format::{duration, percent, percentile};
 use crate::report::model::Counts;
 
 /// What must hold.
@@ -163,18 +163,18 @@ pub fn too_many_errors(counts: &Counts, allowed: f64) -> Option<String> {
     })
 }
 
+/// Why a latency fails an objective, in seconds.
+pub fn too_slow(which: f64, latency: f64, limit: f64) -> String {
+    format!("latency {} {} is above {}", percentile(which), duration(latency), duration(limit))
+}
+
 /// What a run fails the objective for, the slope and the achieved rate not asked: empty when it holds.
 pub fn violations(recorder: &Recorder, objective: &Objective) -> Vec<String> {
     let mut reasons = Vec::new();
     if let (Some(limit), Some(latency)) = (objective.max_latency, objective.latency(&recorder.corrected))
         && latency > limit
     {
-        let which = if objective.percentile >= 100.0 {
-            "max".to_owned()
-        } else {
-            format!("p{}", objective.percentile)
-        };
-        reasons.push(format!("latency {which} {:.3} s is above {:.3} s", seconds(latency), seconds(limit)));
+        reasons.push(too_slow(objective.percentile, seconds(latency), seconds(limit)));
     }
     reasons.extend(too_many_errors(&recorder.counts, objective.error_ratio));
     reasons

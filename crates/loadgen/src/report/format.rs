@@ -3,7 +3,7 @@
 use super::model::Summary;
 
 /// A duration in seconds with three digits and the unit that fits: `84.0 µs`, `1.90 s`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let (mut value, mut unit) = (seconds * 1e9, "ns");
     for (factor, next) in [(1e3, "µs"), (1e3, "ms"), (1e3, "s")] {
         // 999.6 would print as 1000.

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::format;
 use super::model::{Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window};
 use crate::record::Metric;
-use crate::slo::{error_ratio, too_many_errors};
+use crate::slo::{error_ratio, too_many_errors, too_slow};
 
 /// Merges runs into one; `names` are for the messages.
 ///
@@ -218,9 +217,7 @@ fn judge(slo: &Slo, run: &Run) -> Slo {
     if let (Some(limit), Some(latency)) = (slo.max_latency, latency)
         && latency > limit
     {
-        let (which, latency, limit) =
-            (format::percentile(slo.percentile), format::duration(latency), format::duration(limit));
-        reasons.push(format!("latency {which} {latency} is above {limit}"));
+        reasons.push(too_slow(slo.percentile, latency, limit));
     }
     reasons.extend(too_many_errors(&run.counts, slo.error_ratio));
     Slo {
