@@ -186,7 +186,7 @@ fn docs_records_and_finds_drift() {
         "whole",
         "# Page\n<!-- ladder: trace --burst 0 echo-poll -->\n<!-- ladder: end -->\ntext\n\
          <!-- ladder: region crates/1-readiness/src/bin/echo-poll.rs wait -->\nold\n<!-- ladder: end -->\n\
-         <!-- ladder: file rustfmt.toml -->\n<!-- ladder: end -->\n\
+         <!-- ladder: file .rustfmt.toml -->\n<!-- ladder: end -->\n\
          <!-- ladder: diff echo-select echo-poll -->\n<!-- ladder: end -->\n\
          <!-- ladder: compare echo-blocking -->\n<!-- ladder: end -->\n\
          <!-- ladder: run mio-pipe wake -->\n<!-- ladder: end -->\n\
@@ -202,7 +202,7 @@ fn docs_records_and_finds_drift() {
     for expected in [
         "```text\n$ cargo ladder trace --burst 0 echo-poll\n* ready\n",
         "```rust\nwhile service.serving(queue) {\n",
-        "```text\nmax_width",
+        "```text\n# Lines as wide",
         "```diff\n--- crates/1-readiness/src/bin/echo-select.rs\n",
         "| echo-blocking | 1 | 1 | 2 |\n",
         "$ cargo run --bin mio-pipe -- wake\n",
