@@ -135,6 +135,62 @@ fn the_lean_client_and_hyper_tell_the_same() {
     }
 }
 
+/// And they ask the same: whatever the flags, the server gets the same fields and the same content.
+#[test]
+fn the_lean_client_and_hyper_ask_the_same() {
+    let asked = |client: &str, args: &[&str]| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("an address");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the client connects");
+            stream.set_read_timeout(Some(common::DEADLINE)).expect("a timeout is set");
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            // A request ends where its fields say.
+            loop {
+                let n = stream.read(&mut buffer).expect("the request comes");
+                request.extend_from_slice(&buffer[..n]);
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let Some((head, content)) = text.split_once("\r\n\r\n") else { continue };
+                let fields: Vec<String> = head.lines().skip(1).map(str::to_ascii_lowercase).collect();
+                let length = fields.iter().find_map(|field| field.strip_prefix("content-length: "));
+                let length: usize = length.map_or(0, |length| length.parse().expect("a length"));
+                let chunked = fields.iter().any(|field| field == "transfer-encoding: chunked");
+                if content.len() < length || chunked && !content.ends_with("0\r\n\r\n") {
+                    continue;
+                }
+                let mut fields: Vec<String> =
+                    fields.into_iter().filter(|field| !field.starts_with("host: ")).collect();
+                fields.sort();
+                let first = head.lines().next().unwrap_or_default().to_owned();
+                // The client may have gone.
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                return (first, fields, content.to_owned());
+            }
+        });
+        let all = ["--rate", "1", "--duration", "1s", "--client", client];
+        let (_, result) = run(&format!("http://{address}/a?b=c"), &[&all[..], args].concat());
+        assert_eq!(counted(&result, "ok"), 1, "{client} {args:?}: {}", result["errors"]);
+        server.join().expect("the server got a request")
+    };
+    for args in [
+        &[][..],
+        &["--method", "HEAD"],
+        &["--method", "DELETE"],
+        &["--method", "POST", "--body", "hello"],
+        &["--body", "hello", "--header", "X-One: 1", "--header", "X-One: 2"],
+        &["--header", "User-Agent: other", "--header", "Accept: */*"],
+        &["--method", "PUT", "--body", "hello", "--header", "Content-Length: 5"],
+        &["--method", "PUT", "--body", "hello", "--header", "Transfer-Encoding: chunked"],
+    ] {
+        assert_eq!(asked("lean", args), asked("hyper", args), "{args:?}");
+    }
+    // Content that could be there and is not: RFC 9110, section 8.6, wants its length told, and hyper does not.
+    let (_, fields, _) = asked("lean", &["--method", "POST"]);
+    assert!(fields.contains(&"content-length: 0".to_owned()), "{fields:?}");
+}
+
 /// A server may close an idle connection whenever it likes, and may say that it will: no request is lost to that.
 #[test]
 fn a_connection_that_the_server_ends_is_opened_anew() {

@@ -142,8 +142,9 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
         out,
         "generator",
         format_args!(
-            "{} threads, {}{} pacer, {:.2} s of CPU, busiest thread {} of a core, {} wakes",
+            "{} thread{}, {}{} pacer, {:.2} s of CPU, busiest thread {} of a core, {} wakes",
             plan.threads,
+            if plan.threads == 1 { "" } else { "s" },
             plan.client.as_ref().map_or_else(String::new, |client| format!("{client} client, ")),
             plan.pacer,
             run.generator.cpu_seconds,
