@@ -143,6 +143,21 @@ pub(super) fn usage(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
+/// What every server takes, as its help names it.
+const COMMON_FLAGS: [&str; 11] = [
+    "[ADDR]",
+    "--queue <N>",
+    "--on-full <POLICY>",
+    "--max-size <BYTES>",
+    "--budget <N>",
+    "--count <N>",
+    "--allow-remote",
+    "--unguarded",
+    "--marks",
+    "--json",
+    "-v, --verbose",
+];
+
 /// `--help` and `--version`.
 pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
     let name = subject.rung()?.name;
@@ -150,18 +165,7 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
         let ended = subject.launch_bare().without_address().args([flag]).run()?;
         ended.expect_status(0)?;
         ensure(ended.stderr.is_empty(), || format!("{flag} writes to stderr: {:?}", ended.stderr))?;
-        for part in [
-            "[ADDR]",
-            "--queue <N>",
-            "--on-full <POLICY>",
-            "--max-size <BYTES>",
-            "--budget <N>",
-            "--count <N>",
-            "--allow-remote",
-            "--unguarded",
-            "--marks",
-            "--json",
-            "-v, --verbose",
+        let rest = [
             "-h, --help",
             "-V, --version",
             "backpressure",
@@ -171,8 +175,9 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
             "[default: 8]",
             "[default: 32]",
             "[default: 65507]",
-        ] {
-            ensure(ended.stdout.contains(part), || {
+        ];
+        for part in COMMON_FLAGS.iter().chain(&rest) {
+            ensure(ended.stdout.contains(*part), || {
                 format!("{flag} does not show {part:?}:\n{}", ended.stdout)
             })?;
         }
@@ -182,19 +187,7 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
     let is_rung = RUNGS.iter().any(|rung| rung.name == name);
     for neighbour in neighbours(subject).iter().filter(|_| is_rung) {
         let theirs = Launch::new(neighbour).without_address().args(["-h"]).run()?.stdout;
-        for flag in [
-            "[ADDR]",
-            "--queue <N>",
-            "--on-full <POLICY>",
-            "--max-size <BYTES>",
-            "--budget <N>",
-            "--count <N>",
-            "--allow-remote",
-            "--unguarded",
-            "--marks",
-            "--json",
-            "-v, --verbose",
-        ] {
+        for flag in COMMON_FLAGS {
             let (ours, theirs) = (described(&ours, flag), described(&theirs, flag));
             ensure(ours == theirs, || {
                 format!("{flag} is {ours:?} here, and {theirs:?} in a neighbour:\n  {neighbour:?}")
