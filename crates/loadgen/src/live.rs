@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 use crate::clock::{Clock as _, Monotonic, Nanos, SECOND, seconds};
 use crate::engine::{Closed, Connections, Engine, Slot, Work};
 use crate::pacer::{Kind, Pacer};
-use crate::protocol::http::Http;
+use crate::protocol::hyper::Hyper;
 use crate::protocol::lean::Lean;
 use crate::protocol::line::Line;
-use crate::protocol::stream::Tls;
+use crate::protocol::stream::{Connector, Tls};
 use crate::protocol::{Client, Context, Protocol, Route, udp};
 use crate::record::{Metric, Recorder, WINDOW, WindowRecord};
 use crate::report::model::{Generator, UdpCounts, Window};
@@ -583,18 +583,13 @@ fn worker(spec: &Spec, work: Work, number: usize, desk: Desk) -> io::Result<Work
     let step = spec.threads as u64;
     match &spec.what {
         What::Http(client, route, requests, tls) => {
-            let parts = move |slot: Slot| {
-                let number = first + step * slot as u64;
-                (Arc::clone(route), Arc::clone(requests), tls.clone(), number)
+            let connector = |slot: Slot| Connector {
+                route: Arc::clone(route),
+                tls: tls.clone(),
+                number: first + step * slot as u64,
             };
-            let lean = |slot| {
-                let (route, requests, tls, number) = parts(slot);
-                Lean::new(route, requests, tls, number)
-            };
-            let hyper = |slot| {
-                let (route, requests, tls, number) = parts(slot);
-                Http::new(route, requests, tls, number)
-            };
+            let lean = |slot| Lean::new(connector(slot), Arc::clone(requests));
+            let hyper = |slot| Hyper::new(connector(slot), Arc::clone(requests));
             match client {
                 Client::Lean => runtime.block_on(connections_worker(work, pacer, desk, lean)),
                 Client::Hyper => runtime.block_on(connections_worker(work, pacer, desk, hyper)),

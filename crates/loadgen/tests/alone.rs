@@ -4,11 +4,10 @@
 mod common;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Target, metric, output, parse, run, start};
 use loadgen::report::model::{Document, Search};
-use nix::sys::signal::Signal;
 
 /// Held by the test that runs.
 fn alone() -> MutexGuard<'static, ()> {
@@ -94,11 +93,7 @@ fn t15_a_stopped_line_server() {
             ["--rate", rate, "--duration", "6s", "--warmup", "0s", "--grace", "10s", "--connections", "2000"];
         let child = start(&target, &args);
         std::thread::sleep(Duration::from_secs(1));
-        server.signal(Signal::SIGSTOP);
-        let begin = Instant::now();
-        std::thread::sleep(time);
-        server.signal(Signal::SIGCONT);
-        let took = begin.elapsed().as_secs_f64();
+        let took = server.hold(time);
         (took, parse(&child.wait_with_output().expect("its output")).1)
     };
     let mut complaint = String::new();

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{DEADLINE, Target, metric, output, parse, run, start};
+use common::{DEADLINE, Target, hold, metric, output, parse, run, start};
 use loadgen::record::Metric;
 use loadgen::report::model::{Document, Run};
 use loadgen::testing::{Faults, LossyProxy};
@@ -38,11 +38,7 @@ fn a_stopped_server_is_seen_where_the_formula_says() {
         let open = start(&url(&server), &[&common[..], &["--seed", "1"]].concat());
         let closed = start(&url(&server), &[&common[..], &["--closed-loop", "--connections", "2"]].concat());
         std::thread::sleep(Duration::from_secs(3));
-        server.signal(Signal::SIGSTOP);
-        let begin = Instant::now();
-        std::thread::sleep(Duration::from_secs(2));
-        server.signal(Signal::SIGCONT);
-        let s = begin.elapsed().as_secs_f64();
+        let s = server.hold(Duration::from_secs(2));
         let (_, open) = parse(&open.wait_with_output().expect("its output"));
         let (_, closed) = parse(&closed.wait_with_output().expect("its output"));
         assert_eq!(open.counts.scheduled, 1600);
@@ -272,10 +268,7 @@ fn r25_a_stopped_generator_neither_panics_nor_forgets() {
         ["--rate", "100", "--duration", "4s", "--warmup", "0s", "--timeout", "1s", "--max-latency", "500ms"];
     let child = start(&url(&server), &args);
     std::thread::sleep(Duration::from_millis(1000));
-    let pid = Pid::from_raw(child.id() as i32);
-    kill(pid, Signal::SIGSTOP).expect("it runs");
-    std::thread::sleep(Duration::from_secs(2));
-    kill(pid, Signal::SIGCONT).expect("it is stopped");
+    hold(child.id(), Duration::from_secs(2));
     let (code, run) = parse(&child.wait_with_output().expect("its output"));
     assert_eq!((code, run.validity.ok), (4, false), "{:?}", run.validity);
     assert_eq!(run.counts.scheduled, 400);
@@ -297,10 +290,7 @@ fn a_backlog_does_not_drown_its_own_replies() {
         &["--rate", "60000", "--duration", "2s", "--warmup", "0s", "--grace", "1s", "--size", "1000"],
     );
     std::thread::sleep(Duration::from_millis(600));
-    let pid = Pid::from_raw(child.id() as i32);
-    kill(pid, Signal::SIGSTOP).expect("it runs");
-    std::thread::sleep(Duration::from_secs(1));
-    kill(pid, Signal::SIGCONT).expect("it is stopped");
+    hold(child.id(), Duration::from_secs(1));
     let (_, run) = parse(&child.wait_with_output().expect("its output"));
     let udp = run.udp.expect("datagrams");
     assert_eq!(udp.sent, 120_000, "all of the backlog leaves");

@@ -11,8 +11,8 @@ use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::response::{Inbox, Malformed, Response};
-use super::stream::{Stream, Tls};
-use super::{Context, Protocol, Route, class};
+use super::stream::{Connector, Stream};
+use super::{Context, Protocol, class};
 use crate::clock::{Clock as _, Monotonic};
 use crate::record::Ending;
 use crate::template::Requests;
@@ -53,6 +53,12 @@ impl Open {
     }
 }
 
+/// How much of a request had left when its response had ended.
+enum Sent {
+    Whole,
+    Part,
+}
+
 /// How an exchange failed.
 enum Failed {
     /// Not a byte of the request was taken.
@@ -62,18 +68,15 @@ enum Failed {
 
 /// One connection at a time, opened when it is first needed and again when it was closed.
 pub struct Lean {
-    route: Arc<Route>,
+    connector: Connector,
     requests: Arc<Requests>,
-    tls: Option<Tls>,
-    /// Which of the run's connections this is, for the choice of a source address.
-    number: u64,
     open: Option<Open>,
 }
 
 impl Lean {
-    /// Connection `number` by `route`, making `requests`.
-    pub fn new(route: Arc<Route>, requests: Arc<Requests>, tls: Option<Tls>, number: u64) -> Self {
-        Self { route, requests, tls, number, open: None }
+    /// Makes `requests` over what `connector` opens.
+    pub fn new(connector: Connector, requests: Arc<Requests>) -> Self {
+        Self { connector, requests, open: None }
     }
 
     async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Cow<'static, str>> {
@@ -95,17 +98,17 @@ impl Lean {
                 }
                 None => {
                     let start = Monotonic.now();
-                    let open = Open::new(Stream::open(&self.route, self.tls.as_ref(), self.number).await?);
+                    let open = Open::new(self.connector.open().await?);
                     let now = Monotonic.now();
                     context.connected(now, Some(now - start));
                     (open, false)
                 }
             };
             let mut response = Response::new(head_only);
-            // It is put back only if the next request can have it.
+            // It is put back only if the next request can have it: the rest of this one would be taken for the next.
             match exchange(&mut open, &request, &mut response, context).await {
-                Ok(()) if response.keeps_alive() && open.inbox.is_empty() => self.open = Some(open),
-                Ok(()) => {}
+                Ok(Sent::Whole) if response.keeps_alive() && open.inbox.is_empty() => self.open = Some(open),
+                Ok(_) => {}
                 // The server has closed an idle connection in the moment in which we chose it.
                 Err(Failed::Unsent(_)) if reused => continue,
                 Err(Failed::Unsent(error)) => return Err(class(&error)),
@@ -126,45 +129,38 @@ async fn exchange(
     request: &[u8],
     response: &mut Response,
     context: &Context<'_>,
-) -> Result<(), Failed> {
+) -> Result<Sent, Failed> {
     let mut unsent = request;
-    let mut refused: Option<io::Error> = None;
+    // `Pending` until the last byte is the kernel's, not only until TLS has taken it.
+    let mut sending = Poll::Pending;
     let mut first = true;
     loop {
         // region: exchange
         let read = poll_fn(|cx| {
-            if !unsent.is_empty()
-                && refused.is_none()
-                && let Poll::Ready(Err(error)) = open.poll_write(cx, &mut unsent)
-            {
-                // What the server said before it closed may still be there to be read.
-                refused = Some(error);
+            if sending.is_pending() {
+                // If it fails: what the server said before it closed may still be there to be read.
+                sending = open.poll_write(cx, &mut unsent);
             }
             open.poll_read(cx)
         })
         .await;
         // endregion: exchange
-        let nothing = matches!(read, Ok(0) | Err(_));
-        if nothing && let Some(error) = refused.take() {
+        if matches!(read, Ok(0) | Err(_)) {
             let untouched = first && unsent.len() == request.len();
-            return Err(if untouched { Failed::Unsent(error) } else { Failed::Broken(class(&error)) });
-        }
-        match read {
-            Ok(0) if response.end() => return Ok(()),
-            Ok(0) => return Err(Failed::Broken("response cut short".into())),
-            Ok(_) => {}
-            Err(error) => return Err(Failed::Broken(class(&error))),
+            return match (sending, read) {
+                // Its end is the response's, and it cannot be used again, whatever was sent.
+                (_, Ok(0)) if response.end() => Ok(Sent::Part),
+                (Poll::Ready(Err(error)), _) if untouched => Err(Failed::Unsent(error)),
+                (Poll::Ready(Err(error)), _) | (_, Err(error)) => Err(Failed::Broken(class(&error))),
+                _ => Err(Failed::Broken("response cut short".into())),
+            };
         }
         if std::mem::take(&mut first) {
             context.first_byte();
         }
         open.inbox.feed(response).map_err(|Malformed| Failed::Broken("malformed response".into()))?;
         if response.is_done() {
-            if !unsent.is_empty() {
-                // The rest of the request would be taken for the next one.
-                response.close();
-            }
-            return Ok(());
+            return Ok(if matches!(sending, Poll::Ready(Ok(()))) { Sent::Whole } else { Sent::Part });
         }
     }
 }

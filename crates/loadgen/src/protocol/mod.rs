@@ -13,7 +13,7 @@ use crate::engine::{Engine, Slot};
 use crate::record::Ending;
 use crate::schedule::Job;
 
-pub mod http;
+pub mod hyper;
 pub mod lean;
 pub mod line;
 pub mod response;

@@ -70,11 +70,6 @@ impl Response {
         self.keep_alive
     }
 
-    /// It cannot, for a reason that does not stand in the response.
-    pub fn close(&mut self) {
-        self.keep_alive = false;
-    }
-
     /// Takes what belongs to this response from the front of `data`; returns how many bytes that were. What is left
     /// while it is not [done](Response::is_done) is the beginning of something whose end is not there yet: give it again,
     /// with more behind it.

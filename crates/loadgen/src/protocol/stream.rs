@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
@@ -36,14 +35,25 @@ pub enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-impl Stream {
-    /// Connects by `route`, as the run's connection `number`, and shakes hands if there is `tls`.
+/// Opens one of a run's connections, as often as it is closed.
+#[derive(Clone)]
+pub struct Connector {
+    /// Whereto.
+    pub route: Arc<Route>,
+    /// Encrypted, if there is one.
+    pub tls: Option<Tls>,
+    /// Which of the run's connections it is, for the choice of a source address.
+    pub number: u64,
+}
+
+impl Connector {
+    /// Connects, and shakes hands if there is TLS.
     ///
     /// # Errors
     /// The class of what went wrong.
-    pub async fn open(route: &Route, tls: Option<&Tls>, number: u64) -> Result<Self, Cow<'static, str>> {
-        let stream = route.connect(number).await.map_err(|e| class(&e))?;
-        match tls {
+    pub async fn open(&self) -> Result<Stream, Cow<'static, str>> {
+        let stream = self.route.connect(self.number).await.map_err(|e| class(&e))?;
+        match &self.tls {
             None => Ok(Stream::Plain(stream)),
             #[cfg(feature = "tls")]
             Some(Tls { connector, name }) => match connector.connect(name.clone(), stream).await {

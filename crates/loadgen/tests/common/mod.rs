@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loadgen::record::Metric;
 use loadgen::report::model::{Document, Run, Summary};
@@ -74,6 +74,16 @@ pub fn metric(summary: &Summary) -> Metric {
     Metric::from_summary(summary).expect("its own histogram")
 }
 
+/// Stops a process for `time` and lets it go on; for how many seconds it was stopped.
+pub fn hold(process: u32, time: Duration) -> f64 {
+    let process = Pid::from_raw(process as i32);
+    kill(process, Signal::SIGSTOP).expect("it runs");
+    let begin = Instant::now();
+    std::thread::sleep(time);
+    kill(process, Signal::SIGCONT).expect("it is stopped");
+    begin.elapsed().as_secs_f64()
+}
+
 /// A running `loadgen serve`. Killed when dropped.
 pub struct Target {
     child: Child,
@@ -104,6 +114,11 @@ impl Target {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the target is running");
+    }
+
+    /// Makes it stand still for `time`; for how many seconds it did in fact.
+    pub fn hold(&self, time: Duration) -> f64 {
+        hold(self.child.id(), time)
     }
 
     /// Waits for the end: its status and the rest of its stdout.

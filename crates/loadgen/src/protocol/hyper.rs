@@ -7,13 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
+use ::hyper::client::conn::http1::{self, SendRequest};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::stream::{Stream, Tls};
-use super::{Context, Protocol, Route, class};
+use super::stream::{Connector, Stream};
+use super::{Context, Protocol, class};
 use crate::clock::{Clock as _, Monotonic};
 use crate::record::Ending;
 use crate::template::Requests;
@@ -47,23 +47,20 @@ impl Open {
 }
 
 /// One connection at a time, opened when it is first needed and again when it was closed.
-pub struct Http {
-    route: Arc<Route>,
+pub struct Hyper {
+    connector: Connector,
     requests: Arc<Requests>,
-    tls: Option<Tls>,
-    /// Which of the run's connections this is, for the choice of a source address.
-    number: u64,
     open: Option<Open>,
 }
 
-impl Http {
-    /// Connection `number` by `route`, making `requests`.
-    pub fn new(route: Arc<Route>, requests: Arc<Requests>, tls: Option<Tls>, number: u64) -> Self {
-        Self { route, requests, tls, number, open: None }
+impl Hyper {
+    /// Makes `requests` over what `connector` opens.
+    pub fn new(connector: Connector, requests: Arc<Requests>) -> Self {
+        Self { connector, requests, open: None }
     }
 
     async fn connect(&self) -> Result<Open, Cow<'static, str>> {
-        let stream = Stream::open(&self.route, self.tls.as_ref(), self.number).await?;
+        let stream = self.connector.open().await?;
         // Head and body in one plain write: for requests of this size cheaper than a vector of two.
         let handshake = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|e| hyper_class(&e))?;
@@ -133,7 +130,7 @@ impl Http {
     }
 }
 
-impl Protocol for Http {
+impl Protocol for Hyper {
     async fn fire(&mut self, context: &Context<'_>) -> Ending {
         self.attempt(context).await.unwrap_or_else(Ending::Error)
     }
@@ -152,7 +149,7 @@ impl Protocol for Http {
     }
 }
 
-fn hyper_class(error: &hyper::Error) -> Cow<'static, str> {
+fn hyper_class(error: &::hyper::Error) -> Cow<'static, str> {
     let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     if let Some(io) = io {
         match io.kind() {
