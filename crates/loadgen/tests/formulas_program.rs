@@ -42,11 +42,11 @@ fn the_picture_in_the_chapter_is_the_one_that_is_drawn() {
     let new = std::fs::read_to_string(&drawn).expect("the picture");
     // Another run makes another.
     let _ = std::fs::remove_file(&drawn);
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/40-omission.svg");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/pictures/omission.svg");
     assert_eq!(
-        std::fs::read_to_string(page).expect("docs/40-omission.svg"),
+        std::fs::read_to_string(page).expect("docs/pictures/omission.svg"),
         new,
-        "draw it again: cargo run --bin loadgen-formulas -- stall --picture docs/40-omission.svg"
+        "draw it again: cargo run --bin loadgen-formulas -- stall --picture docs/pictures/omission.svg"
     );
 }
 

@@ -406,6 +406,6 @@ fn picture() -> String {
             x(second)
         );
     }
-    out.push_str("<text class=\"small\" x=\"20\" y=\"456\">Made by: cargo run --bin loadgen-formulas -- stall --picture docs/40-omission.svg</text>\n</svg>\n");
+    out.push_str("<text class=\"small\" x=\"20\" y=\"456\">Made by: cargo run --bin loadgen-formulas -- stall --picture docs/pictures/omission.svg</text>\n</svg>\n");
     out
 }
