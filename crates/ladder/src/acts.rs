@@ -21,8 +21,8 @@ use crate::checkout::{Checkout, Profile};
 use crate::failure::{Context, Result, failed, note, print, usage};
 use crate::process;
 use crate::server::{require_strace, strace_is_there};
-use crate::strace::{Call, Event, Parser};
 use crate::table::Table;
+use harness::strace::{Call, Event, Parser};
 
 /// Options of `ladder acts`.
 #[derive(clap::Args, Debug, Clone)]

@@ -14,8 +14,8 @@ use crate::client::{Client, Echoes};
 use crate::failure::{Result, note, print};
 use crate::many;
 use crate::server::{self, Launch, Server, Target};
-use crate::strace::Call;
 use crate::table::Table;
+use harness::strace::Call;
 
 /// Options of `ladder compare`.
 #[derive(clap::Args, Debug, Clone, Default)]
@@ -204,14 +204,13 @@ fn phases(
 ) -> Result<(Row, Server)> {
     let mut server = Server::start(checkout, profile, target, launch)?;
     server.await_quiet()?;
-    let ready = server
-        .events()
-        .iter()
-        .position(|event| matches!(event, crate::strace::Event::Call(call) if call.mark() == Some("ready")));
+    let ready = server.events().iter().position(
+        |event| matches!(event, harness::strace::Event::Call(call) if call.mark() == Some("ready")),
+    );
     let started = ready.unwrap_or(server.events().len());
     let start_up = Phase::new(
         server.events()[..started].iter().filter_map(|event| match event {
-            crate::strace::Event::Call(call) => Some(call),
+            harness::strace::Event::Call(call) => Some(call),
             _ => None,
         }),
         0,

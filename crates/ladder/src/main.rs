@@ -18,7 +18,6 @@ mod many;
 mod names;
 mod process;
 mod server;
-mod strace;
 mod table;
 mod trace;
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-use crate::strace::{Call, Event};
+use harness::strace::{Call, Event};
 
 static SOCKADDR: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\{sa_family=AF_INET6?, sin6?_port=htons\((\d+)\)[^}]*\}"));
@@ -489,7 +489,7 @@ fn numbers(text: Option<&String>) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strace::Parser;
+    use harness::strace::Parser;
 
     /// Renders the last line after following all before it.
     fn last(lines: &str) -> String {

@@ -21,7 +21,7 @@ use nix::unistd::{Pid, mkfifo};
 use crate::checkout::{Checkout, Profile, Program};
 use crate::failure::{Context, Failure, Result, failed, usage};
 use crate::process;
-use crate::strace::{Call, Event, Parser};
+use harness::strace::{Call, Event, Parser};
 
 /// How long a program may take for anything that it does at once on a machine at rest. Generous, since a
 /// deadline only ends what hangs.

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::failure::{Result, failed, print};
 use crate::names::{Names, is_housekeeping, is_set_up};
 use crate::server::{Launch, PATIENCE, Server, Target, require_strace};
-use crate::strace::{Call, Event};
+use harness::strace::{Call, Event};
 
 /// Options of `ladder trace`.
 #[derive(clap::Args, Debug, Clone, Default)]

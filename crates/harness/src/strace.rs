@@ -79,12 +79,31 @@ impl Call {
 pub enum Event {
     /// A call returned.
     Call(Call),
-    /// A signal was delivered: its name.
-    Signal { pid: u32, name: String, raw: String },
+    /// A signal was delivered.
+    Signal {
+        /// Thread that it was delivered to.
+        pid: u32,
+        /// Its name, such as `SIGCONT`.
+        name: String,
+        /// The line it was read from.
+        raw: String,
+    },
     /// The thread stopped, as SIGSTOP makes it.
-    Stopped { pid: u32, raw: String },
-    /// The thread or process ended: `exited with 0`, `killed by SIGTERM`.
-    Ended { pid: u32, how: String, raw: String },
+    Stopped {
+        /// Thread that stopped.
+        pid: u32,
+        /// The line it was read from.
+        raw: String,
+    },
+    /// The thread or process ended.
+    Ended {
+        /// Thread that ended.
+        pid: u32,
+        /// `exited with 0`, `killed by SIGTERM`.
+        how: String,
+        /// The line it was read from.
+        raw: String,
+    },
 }
 
 impl Event {
