@@ -186,6 +186,12 @@ const REQUIREMENTS: &[Requirement] = &[
         load::overload,
     ),
     rungs(
+        "R12",
+        "receive-buffer",
+        "with a small --receive-buffer the kernel holds less for it, and says what it dropped",
+        load::receive_buffer,
+    ),
+    rungs(
         "R13",
         "policies",
         "a queue that runs full keeps its bound and counts what its policy drops",

@@ -50,6 +50,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("unwraps-bind", "low-port", "status 101"),
     ("panics-without-stdout", "no-audience", ""),
     ("hides-kernel-drops", "overload", "`kernel_dropped` is 0"),
+    ("ignores-buffer-sizes", "receive-buffer", "dropped 0 with"),
     ("unbounded-queue", "policies", "grew beyond"),
     ("requeues-at-the-tail", "policies", "out of order"),
     ("unbounded-queue", "policies-on-a-slow-link", "the queue of 64"),

@@ -14,6 +14,9 @@ const LARGEST_DATAGRAM: usize = 65_507;
 /// The most memory that the queue's buffers may take, in bytes.
 const LARGEST_QUEUE: usize = 1 << 30;
 
+/// The largest socket buffer that may be asked for, in bytes. The kernel doubles what is asked, and holds it in an `int`.
+const LARGEST_BUFFER: usize = (1 << 30) - 1;
+
 /// The command line that all echo servers share.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -37,6 +40,16 @@ pub struct Flags {
     /// Datagrams handled per readiness event before waiting again
     #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
     pub budget: usize,
+
+    /// Ask the kernel for a send buffer of so many bytes (SO_SNDBUF); it doubles them, up to
+    /// net.core.wmem_max [default: the kernel's]
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size)]
+    pub send_buffer: Option<usize>,
+
+    /// Ask the kernel for a receive buffer of so many bytes (SO_RCVBUF); it doubles them, up to
+    /// net.core.rmem_max [default: the kernel's]
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size)]
+    pub receive_buffer: Option<usize>,
 
     /// Exit, with the summary, after N datagrams have been echoed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -216,6 +229,13 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
         Err(_) => Err("not a whole number".to_owned()),
+    }
+}
+
+fn buffer_size(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        size if size <= LARGEST_BUFFER => Ok(size),
+        _ => Err(format!("a socket buffer can be asked to hold at most {LARGEST_BUFFER} bytes")),
     }
 }
 

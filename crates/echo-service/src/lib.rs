@@ -88,6 +88,8 @@ impl Service {
     /// A failure prints one line on stderr and ends the program with status 1.
     pub fn open(flags: &Flags) -> (UdpSocket, Self) {
         let opened = socket::bind(flags.address).and_then(|(socket, address)| {
+            socket::size_buffers(&socket, flags.send_buffer, flags.receive_buffer)
+                .map_err(|error| format!("cannot set the size of the socket's buffers: {error}"))?;
             let signals =
                 Signals::take().map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}"))?;
             let marks = Marks::open(flags.marks)

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Binds `wanted`; returns the socket and the address that the kernel gave it, or a sentence with a
 /// next step.
@@ -16,6 +17,22 @@ pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String
         Ok((address, socket)) => Ok((socket, address)),
         Err(error) => Err(format!("cannot listen on {wanted}: {}", next_step(&error, wanted))),
     }
+}
+
+/// Asks for buffers of `send` and `receive` bytes; `None` leaves the kernel's. The kernel keeps its own bounds
+/// (socket(7)), and reports no error when it grants less.
+pub(crate) fn size_buffers(
+    socket: &UdpSocket,
+    send: Option<usize>,
+    receive: Option<usize>,
+) -> nix::Result<()> {
+    if let Some(bytes) = send {
+        setsockopt(socket, sockopt::SndBuf, &bytes)?;
+    }
+    if let Some(bytes) = receive {
+        setsockopt(socket, sockopt::RcvBuf, &bytes)?;
+    }
+    Ok(())
 }
 
 /// What went wrong when `wanted` was bound, and what to do about it.
@@ -100,6 +117,7 @@ fn drops_in(table: &str, inode: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::getsockopt;
 
     #[test]
     fn finds_the_row_of_the_inode() {
@@ -109,6 +127,17 @@ mod tests {
         assert_eq!(drops_in(table, 4712), Some(42));
         assert_eq!(drops_in(table, 4711), Some(0));
         assert_eq!(drops_in(table, 42), None);
+    }
+
+    #[test]
+    fn buffers_are_what_was_asked_for() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket on loopback");
+        let ours = |socket| (getsockopt(socket, sockopt::SndBuf), getsockopt(socket, sockopt::RcvBuf));
+        let before = ours(&socket);
+        size_buffers(&socket, None, None).expect("nothing to do");
+        assert_eq!(ours(&socket), before);
+        size_buffers(&socket, Some(10_000), Some(20_000)).expect("buffers");
+        assert_eq!(ours(&socket), (Ok(20_000), Ok(40_000)), "the kernel doubles what is asked");
     }
 
     #[test]

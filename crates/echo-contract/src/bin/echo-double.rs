@@ -38,6 +38,8 @@ Usage: echo-double [OPTIONS] [ADDR]
       --on-full <POLICY>   backpressure, drop-newest, drop-oldest [default: backpressure]
       --max-size <BYTES>   [default: 65507]
       --budget <N>         [default: 32]
+      --send-buffer <BYTES>
+      --receive-buffer <BYTES>
       --count <N>
       --allow-remote
       --unguarded
@@ -54,6 +56,8 @@ struct Flags {
     on_full: String,
     max_size: usize,
     budget: usize,
+    send_buffer: Option<usize>,
+    receive_buffer: Option<usize>,
     count: u64,
     allow_remote: bool,
     unguarded: bool,
@@ -89,6 +93,8 @@ impl Flags {
             on_full: "backpressure".to_owned(),
             max_size: LARGEST,
             budget: 32,
+            send_buffer: None,
+            receive_buffer: None,
             count: u64::MAX,
             allow_remote: false,
             unguarded: false,
@@ -113,6 +119,8 @@ impl Flags {
                 "--queue" => flags.queue = number(1, usize::MAX),
                 "--max-size" => flags.max_size = number(0, LARGEST),
                 "--budget" => flags.budget = number(1, usize::MAX),
+                "--send-buffer" => flags.send_buffer = Some(number(1, i32::MAX as usize / 2)),
+                "--receive-buffer" => flags.receive_buffer = Some(number(1, i32::MAX as usize / 2)),
                 "--count" => flags.count = number(1, usize::MAX) as u64,
                 "--on-full" => flags.on_full = arguments.next().unwrap_or_default(),
                 "--allow-remote" => flags.allow_remote = true,
@@ -182,6 +190,14 @@ fn bind(flags: &Flags) -> io::Result<UdpSocket> {
     socket.set_reuse_address(broken("shares-its-address"))?;
     socket.bind(&SockAddr::from(flags.address))?;
     socket.set_nonblocking(true)?;
+    if let Some(bytes) = flags.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = flags.receive_buffer
+        && !broken("ignores-buffer-sizes")
+    {
+        socket.set_recv_buffer_size(bytes)?;
+    }
     Ok(socket.into())
 }
 

@@ -215,6 +215,38 @@ pub(super) fn overload(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
+/// A small receive buffer holds little of what arrives while the server is stopped; the kernel's own holds all.
+pub(super) fn receive_buffer(subject: &Subject) -> Result<(), Unmet> {
+    const BURST: u64 = 100;
+    let mut dropped = Vec::new();
+    // A short datagram is charged with 832 bytes or so: 8192 hold some twenty, the default of 212,992 all.
+    for flags in [&["--receive-buffer", "4096"][..], &[]] {
+        let server = subject.launch().args(flags).start()?;
+        let mut client = server.client()?;
+        // It serves: whatever it sends to itself at the start has come and gone.
+        client.echo(b"hello")?;
+        server.freeze()?;
+        for _ in 0..BURST {
+            client.send(&[0x33; 32])?;
+        }
+        server.thaw()?;
+        // What stands before this in the buffer has been read when it is answered.
+        let (probes, _) = server.client()?.settle()?;
+        let sent = 1 + BURST + probes;
+        let summary = server.stop()?;
+        ensure(summary.received + summary.kernel_dropped == sent, || {
+            format!("{sent} were sent, not `received` + `kernel_dropped`: {summary:?}")
+        })?;
+        dropped.push(summary.kernel_dropped);
+    }
+    ensure(dropped[0] >= BURST / 2 && dropped[1] == 0, || {
+        format!(
+            "of {BURST} the kernel dropped {} with --receive-buffer 4096, and {} without",
+            dropped[0], dropped[1]
+        )
+    })
+}
+
 /// A signal gets through a flood.
 pub(super) fn signal_in_flood(subject: &Subject) -> Result<(), Unmet> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {

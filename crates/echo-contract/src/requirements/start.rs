@@ -125,6 +125,8 @@ pub(super) fn usage(subject: &Subject) -> Result<(), Unmet> {
         (vec!["--max-size", "65508"], "--max-size"),
         (vec!["--max-size=-1"], "--max-size"),
         (vec!["--budget", "-1"], "-1"),
+        (vec!["--send-buffer", "0"], "--send-buffer"),
+        (vec!["--receive-buffer", "2147483648"], "--receive-buffer"),
         (vec!["--count", "few"], "--count"),
         (vec!["--on-full", "despair"], "--on-full"),
     ];
@@ -144,12 +146,14 @@ pub(super) fn usage(subject: &Subject) -> Result<(), Unmet> {
 }
 
 /// What every server takes, as its help names it.
-const COMMON_FLAGS: [&str; 11] = [
+const COMMON_FLAGS: [&str; 13] = [
     "[ADDR]",
     "--queue <N>",
     "--on-full <POLICY>",
     "--max-size <BYTES>",
     "--budget <N>",
+    "--send-buffer <BYTES>",
+    "--receive-buffer <BYTES>",
     "--count <N>",
     "--allow-remote",
     "--unguarded",
