@@ -154,36 +154,26 @@ fn pipe_counts_a_write_for_each_wake_unless_a_flag_saves_it() {
     }
     let ended = Running::start(PIPE, &["--wakes", "200", "--json"]).end();
     let summary = ended.summary();
-    let [wake, idle, asleep, racing, current, multi] = parts(&summary)[..] else {
-        panic!("six counts: {summary}")
-    };
+    let [wake, idle, asleep, racing] = parts(&summary)[..] else { panic!("four counts: {summary}") };
     assert_eq!((wake.1, wake.2), (200, 200), "Waker::wake always writes");
     assert_eq!((idle.1, idle.2), (200, 0), "the flag saves the write while nobody sleeps");
     assert_eq!((asleep.1, asleep.2), (200, 200), "who sleeps must be woken");
     assert!(racing.2 <= racing.1, "at most one write a wake: {racing:?}");
-    assert_eq!((current.1, current.2), (200, 200), "tokio's current-thread runtime is written to while busy");
-    assert_eq!((multi.1, multi.2), (200, 0), "a worker that is busy is not");
     let events: Vec<_> =
         summary["parts"].as_array().unwrap().iter().map(|part| part["events"].as_u64()).collect();
     assert_eq!(events[..3], [Some(1), Some(0), Some(200)], "200 wakes before a poll are one event");
-    assert_eq!(ended.stdout.len(), 7, "a line for each count, and the summary");
+    assert_eq!(ended.stdout.len(), 5, "a line for each count, and the summary");
 }
 
 #[test]
 fn pipe_counts_as_strace_does() {
-    for (part, wakes) in [("wake", 50), ("flag", 50), ("tokio", 50)] {
+    for part in ["wake", "flag"] {
         let args = [part, "--wakes", "50", "--json"];
         let Some(program) = Running::traced("write", PIPE, &args) else { return };
         let ended = program.end();
         let summary = ended.summary();
         let counted: u64 = parts(&summary).iter().map(|count| count.2).sum();
-        let seen = ended.trace.eventfd_writes() as u64;
-        // The runtimes also write to themselves, when they are set up and when they end.
-        let slack = if part == "tokio" { wakes } else { 0 };
-        assert!(
-            (counted..=counted + slack).contains(&seen),
-            "{part}: {counted} counted, {seen} in the trace"
-        );
+        assert_eq!(ended.trace.eventfd_writes() as u64, counted, "{part}: in the trace, and as it counts");
     }
 }
 

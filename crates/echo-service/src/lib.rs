@@ -14,7 +14,7 @@
 //! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
 //! | [`Service::finish`] | prints the summary and makes the exit code |
 //!
-//! A demo that is no echo server has a [`demo::Demo`] instead.
+//! A demo that is no echo server has a [`demo::Demo`] instead; those that ask what a wake-up costs have [`wakes`].
 //! The guard is [`refusal`], a pure function. Trace marks are [`Marks`].
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod output;
 mod signals;
 mod socket;
 mod summary;
+pub mod wakes;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

@@ -1,15 +1,13 @@
 //! mio-pipe: is a wake-up written although nobody sleeps?
 //!
 //! New here: the count: how many writes a wake costs, as the kernel has counted them.
-//! Run:      cargo run --bin mio-pipe              (or one part: wake, flag, tokio)
+//! Run:      cargo run --bin mio-pipe              (or one part: wake, flag)
 //! Watch:    strace -f -c -e trace=write,epoll_wait target/debug/mio-pipe flag
-//! Expect:   wake: a write each; flag: none while nobody sleeps; tokio: a write each, on a current thread
+//! Expect:   wake: a write each; flag: none while nobody sleeps, one for each wake of a sleeper
 //! Still wrong: a flag, a queue and an order of three steps, to be kept by hand (next: future-notify).
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -18,10 +16,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use echo_service::demo::{self, Demo};
+use echo_service::wakes::{self, WakeCount, count_writes};
 use mio::{Events, Poll, Token, Waker};
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
 
 #[derive(clap::Args)]
 struct Flags {
@@ -41,35 +38,16 @@ enum Part {
     Wake,
     /// The same behind an "is it asleep?" flag, with a queue
     Flag,
-    /// tokio's runtimes, woken from another thread while busy
-    Tokio,
 }
 
 /// What one experiment counted.
 #[derive(Serialize)]
 struct Count {
     part: Part,
-    /// What the woken side did meanwhile.
-    case: &'static str,
-    wakes: usize,
-    /// Calls of write(2) by the waking thread; `null` where the kernel does not count them.
-    writes: Option<u64>,
-    writes_per_wake: Option<f64>,
-    /// How often the woken side was woken: events of the poll. `null` where nobody can see it.
-    events: Option<u64>,
-}
-
-impl Count {
-    fn new(part: Part, case: &'static str, wakes: usize, writes: Option<u64>, events: Option<u64>) -> Self {
-        Self {
-            part,
-            case,
-            wakes,
-            writes,
-            writes_per_wake: writes.map(|writes| writes as f64 / wakes as f64),
-            events,
-        }
-    }
+    #[serde(flatten)]
+    cost: WakeCount,
+    /// How often the woken side was woken: events of the poll.
+    events: u64,
 }
 
 impl fmt::Display for Count {
@@ -77,13 +55,8 @@ impl fmt::Display for Count {
         let part = match self.part {
             Part::Wake => "wake",
             Part::Flag => "flag",
-            Part::Tokio => "tokio",
         };
-        write!(f, "{part:<5}  {:<44}  {} wakes, ", self.case, self.wakes)?;
-        match (self.writes, self.writes_per_wake) {
-            (Some(writes), Some(each)) => write!(f, "{writes} writes: {each:.2} a wake"),
-            _ => write!(f, "writes not counted here: use strace"),
-        }
+        write!(f, "{part}  {}", self.cost)
     }
 }
 
@@ -96,18 +69,16 @@ struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sum = |counts: &mut dyn Iterator<Item = u64>| counts.sum::<u64>();
-        let wakes = sum(&mut self.parts.iter().map(|count| count.wakes as u64));
-        let writes = sum(&mut self.parts.iter().filter_map(|count| count.writes));
-        write!(f, "{}: {wakes} wakes in all, {writes} writes", self.program)
+        let costs = self.parts.iter().map(|count| &count.cost);
+        write!(f, "{}: {}", self.program, wakes::sum(costs))
     }
 }
 
 fn main() -> ExitCode {
-    let about = "Counts the writes that a wake-up costs: mio's, one behind a flag, and tokio's";
+    let about = "Counts the writes that a wake-up costs: mio's, and one behind a flag";
     let (demo, Flags { mut parts, wakes }) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), about);
     if parts.is_empty() {
-        parts = vec![Part::Wake, Part::Flag, Part::Tokio];
+        parts = vec![Part::Wake, Part::Flag];
     }
     let mut summary = Summary { program: demo.program(), parts: Vec::new() };
     demo.mark("ready");
@@ -115,7 +86,6 @@ fn main() -> ExitCode {
         let counts = match part {
             Part::Wake => nobody_polls(&demo, wakes).map(|count| vec![count]),
             Part::Flag => behind_a_flag(&demo, wakes),
-            Part::Tokio => tokio_busy(&demo, wakes),
         };
         match counts {
             Ok(counts) => summary.parts.extend(counts),
@@ -126,25 +96,18 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints a count and passes it on.
-fn shown(demo: &Demo, count: Count) -> Count {
+/// Makes a count, and prints it.
+fn shown(
+    demo: &Demo,
+    part: Part,
+    case: &'static str,
+    wakes: usize,
+    writes: Option<u64>,
+    events: u64,
+) -> Count {
+    let count = Count { part, cost: WakeCount::new(case, wakes, writes), events };
     demo.say(&count);
     count
-}
-
-/// Calls of write(2) and its kin by this thread so far, as the kernel counts them in proc_pid_io(5).
-fn writes_so_far() -> Option<u64> {
-    let mut table = [0; 512];
-    let bytes = File::open("/proc/thread-self/io").and_then(|file| file.read_at(&mut table, 0)).ok()?;
-    let table = std::str::from_utf8(&table[..bytes]).ok()?;
-    table.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok())
-}
-
-/// Calls `act` and returns how often it has called write(2), on this thread.
-fn count_writes(act: impl FnOnce() -> io::Result<()>) -> io::Result<Option<u64>> {
-    let before = writes_so_far();
-    act()?;
-    Ok(writes_so_far().zip(before).map(|(after, before)| after - before))
 }
 
 /// Polls once, however often it is interrupted; returns how many events there were.
@@ -168,7 +131,7 @@ fn nobody_polls(demo: &Demo, wakes: usize) -> io::Result<Count> {
     let writes = count_writes(|| (0..wakes).try_for_each(|_| waker.wake()))?;
     demo.mark("poll poll");
     let events = poll_once(&mut poll, Some(Duration::ZERO))?;
-    Ok(shown(demo, Count::new(Part::Wake, "Waker::wake, nobody polls", wakes, writes, Some(events))))
+    Ok(shown(demo, Part::Wake, "Waker::wake, nobody polls", wakes, writes, events))
 }
 // endregion: wake
 
@@ -238,7 +201,7 @@ impl Mailbox {
 fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
     let mut poll = Poll::new()?;
     let mailbox = Mailbox::new(&poll)?;
-    let shown = |case, writes, events| shown(demo, Count::new(Part::Flag, case, wakes, writes, Some(events)));
+    let shown = |case, writes, events| shown(demo, Part::Flag, case, wakes, writes, events);
     let joined = |joined: thread::Result<io::Result<u64>>| {
         joined.unwrap_or_else(|_| Err(io::Error::other("the reader's thread panicked")))
     };
@@ -276,60 +239,6 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
     let racing = shown("behind a flag, both at full speed", writes, events);
     Ok(vec![busy, asleep, racing])
 }
-
-/// Part three: tokio. Is its runtime written to while it is busy?
-fn tokio_busy(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
-    let current = Builder::new_current_thread().enable_all().build()?;
-    let current = wake_while_busy(demo, current, "a current-thread runtime, busy", wakes)?;
-    // A worker that is busy looks for work before it sleeps, and so need not be told.
-    let multi = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    Ok(vec![current, wake_while_busy(demo, multi, "a multi-thread runtime, its worker busy", wakes)?])
-}
-
-// region: tokio
-/// Spawns `wakes` tasks that wait, then one that keeps the thread while another thread wakes them all.
-fn wake_while_busy(demo: &Demo, runtime: Runtime, case: &'static str, wakes: usize) -> io::Result<Count> {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..wakes).map(|_| oneshot::channel::<()>()).unzip();
-    let writes = runtime.block_on(async {
-        let (waiting, mut all_wait) = tokio::sync::mpsc::unbounded_channel();
-        let mut tasks = Vec::new();
-        for receiver in receivers {
-            let waiting = waiting.clone();
-            tasks.push(tokio::spawn(async move {
-                // Nobody listens any more only if the program ends.
-                let _ = waiting.send(());
-                let _ = receiver.await;
-            }));
-        }
-        for _ in 0..wakes {
-            all_wait.recv().await;
-        }
-        let busy = tokio::spawn(async move {
-            // Wrong on purpose: this blocks the runtime's thread, which is to be busy.
-            let (done, result) = mpsc::channel();
-            let waker = thread::spawn(move || {
-                let writes = count_writes(|| {
-                    senders.into_iter().for_each(|sender| {
-                        // Sent to a task that waits, so it cannot fail.
-                        let _ = sender.send(());
-                    });
-                    Ok(())
-                });
-                let _ = done.send(writes);
-            });
-            let writes = result.recv().map_err(|_| io::Error::other("the waking thread panicked"))?;
-            let _ = waker.join();
-            writes
-        });
-        let writes = busy.await.map_err(io::Error::other)??;
-        for task in tasks {
-            task.await.map_err(io::Error::other)?;
-        }
-        io::Result::Ok(writes)
-    })?;
-    Ok(shown(demo, Count::new(Part::Tokio, case, wakes, writes, None)))
-}
-// endregion: tokio
 
 #[cfg(test)]
 mod tests {
