@@ -28,7 +28,7 @@ pub use target::Target;
 pub use verdict::Verdict;
 
 use server::Launch;
-use target::Kind;
+use target::Origin;
 use verdict::{Unmet, not_asked};
 
 /// One sentence of the contract, and the check that asks it.
@@ -185,8 +185,8 @@ impl<'a> Subject<'a> {
     fn launch(&self) -> Launch<'a> {
         let launch = self.launch_bare();
         match self.target.0 {
-            Kind::Rung { .. } => launch.args(["--json"]),
-            Kind::Foreign { .. } => launch,
+            Origin::Rung { .. } => launch.args(["--json"]),
+            Origin::Foreign { .. } => launch,
         }
     }
 

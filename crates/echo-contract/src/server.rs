@@ -19,7 +19,7 @@ use signal_hook::low_level;
 use crate::client::Client;
 use crate::strace::{self, Trace};
 use crate::summary::Summary;
-use crate::target::{self, Kind, Target};
+use crate::target::{self, Origin, Target};
 use crate::verdict::{Unmet, ensure, fails};
 
 static DEADLINE_SECONDS: AtomicU64 = AtomicU64::new(30);
@@ -212,7 +212,7 @@ impl<'a> Launch<'a> {
             }
         }
         let known = match &self.target.0 {
-            Kind::Rung { program, flags, .. } => {
+            Origin::Rung { program, flags, .. } => {
                 words.push(program.display().to_string());
                 words.extend(flags.iter().cloned());
                 words.extend(self.args.iter().cloned());
@@ -228,7 +228,7 @@ impl<'a> Launch<'a> {
                 }
                 address.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
             }
-            Kind::Foreign { command } => {
+            Origin::Foreign { command } => {
                 let address = match self.address.as_ref().and_then(|address| address.parse().ok()) {
                     Some(address) => address,
                     None => target::free_address(&mut fastrand::Rng::new()),
@@ -260,7 +260,7 @@ impl<'a> Launch<'a> {
         }
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
-        if let Kind::Rung { env, .. } = &self.target.0 {
+        if let Origin::Rung { env, .. } = &self.target.0 {
             command.envs(env.iter().map(|(name, value)| (name, value)));
         }
         for (is_stdout, output) in [(true, self.stdout), (false, self.stderr)] {
@@ -280,7 +280,7 @@ impl<'a> Launch<'a> {
         }
         // A foreign server may start others, so it gets a group of its own that ends with it. One of ours
         // stays in the terminal's group, where an interrupt ends it too.
-        let foreign = matches!(self.target.0, Kind::Foreign { .. });
+        let foreign = matches!(self.target.0, Origin::Foreign { .. });
         if foreign {
             end_groups_with_us();
             command.process_group(0);
@@ -321,7 +321,7 @@ impl<'a> Launch<'a> {
     /// Starts it and waits until it is ready: until its greeting, or until its port is bound.
     pub(crate) fn start(self) -> Result<Server, Unmet> {
         let (mut server, known) = self.spawn()?;
-        let speaks = matches!(self.target.0, Kind::Rung { .. })
+        let speaks = matches!(self.target.0, Origin::Rung { .. })
             && matches!(self.stdout, Output::Captured | Output::FirstLine);
         if speaks {
             let out = server.stdout.wait(|bytes| bytes.contains(&b'\n'));

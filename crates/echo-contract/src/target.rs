@@ -7,10 +7,11 @@ use crate::rungs::{self, Rung};
 
 /// What is held against the contract.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Target(pub(crate) Kind);
+pub struct Target(pub(crate) Origin);
 
+/// Whose server it is: how it is started, and how much may be asked of it, follows from that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum Kind {
+pub(crate) enum Origin {
     /// A server of the ladder: the whole contract is asked.
     Rung { program: PathBuf, name: String, flags: Vec<String>, env: Vec<(String, String)> },
     /// Anybody's server: only what shows on the wire is asked.
@@ -36,7 +37,7 @@ impl Target {
             ));
         }
         let name = name.to_owned();
-        Ok(Self(Kind::Rung { program: program.to_owned(), name, flags: Vec::new(), env: Vec::new() }))
+        Ok(Self(Origin::Rung { program: program.to_owned(), name, flags: Vec::new(), env: Vec::new() }))
     }
 
     /// Anybody's server: a program and its arguments, in which `{addr}`, `{host}` and `{port}` stand for
@@ -58,13 +59,13 @@ impl Target {
                 command.join(" ")
             ));
         }
-        Ok(Self(Kind::Foreign { command }))
+        Ok(Self(Origin::Foreign { command }))
     }
 
     /// The same, started with flags of its own in front of those that a check gives it. For a server of the
     /// ladder; the command of a foreign one holds its flags already.
     pub fn with_flags<S: ToString>(mut self, more: impl IntoIterator<Item = S>) -> Self {
-        if let Kind::Rung { flags, .. } = &mut self.0 {
+        if let Origin::Rung { flags, .. } = &mut self.0 {
             flags.extend(more.into_iter().map(|flag| flag.to_string()));
         }
         self
@@ -72,7 +73,7 @@ impl Target {
 
     /// The same, started with the environment variable `name` set to `value`.
     pub fn with_env(mut self, name: &str, value: &str) -> Self {
-        if let Kind::Rung { env, .. } = &mut self.0 {
+        if let Origin::Rung { env, .. } = &mut self.0 {
             env.push((name.to_owned(), value.to_owned()));
         }
         self
@@ -81,8 +82,8 @@ impl Target {
     /// The table's entry, for a server of the ladder.
     pub fn entry(&self) -> Option<&'static Rung> {
         match &self.0 {
-            Kind::Rung { name, .. } => rungs::find(name),
-            Kind::Foreign { .. } => None,
+            Origin::Rung { name, .. } => rungs::find(name),
+            Origin::Foreign { .. } => None,
         }
     }
 }
@@ -91,7 +92,7 @@ impl Target {
     /// Whether an error of its wait reaches it: the rung's entry, save with `--runtime tokio`, with which a
     /// rung waits in tokio's driver whatever it does without.
     pub(crate) fn waits_itself(&self) -> bool {
-        let Kind::Rung { flags, .. } = &self.0 else { return false };
+        let Origin::Rung { flags, .. } = &self.0 else { return false };
         self.entry().is_some_and(|rung| rung.waits_itself) && !flags.iter().any(|flag| flag == "tokio")
     }
 }

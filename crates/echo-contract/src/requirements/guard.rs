@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::client::Client;
 use crate::server::{Launch, Server};
 use crate::summary::nonzero;
-use crate::target::{Kind, Target};
+use crate::target::{Origin, Target};
 use crate::verdict::{Unmet, ensure, not_asked};
 use crate::{RUNGS, Subject};
 
@@ -180,7 +180,7 @@ impl Sniffer {
 
 /// The other servers of the ladder that stand in the same folder.
 pub(super) fn neighbours(subject: &Subject) -> Vec<Target> {
-    let Kind::Rung { program, name, .. } = &subject.target.0 else { return Vec::new() };
+    let Origin::Rung { program, name, .. } = &subject.target.0 else { return Vec::new() };
     let folder = program.parent().unwrap_or(Path::new("."));
     RUNGS
         .iter()

@@ -12,7 +12,7 @@ use super::errors::{blocked_by_injection, expect_policy};
 use crate::client::Client;
 use crate::server::{Server, deadline, eventually};
 use crate::strace;
-use crate::target::Kind;
+use crate::target::Origin;
 use crate::verdict::{Unmet, ensure, fails, not_asked};
 use crate::{Subject, Trigger};
 
@@ -20,8 +20,8 @@ use crate::{Subject, Trigger};
 /// proportions: nothing is stuck, and the order holds.
 pub(super) fn bursts(subject: &Subject) -> Result<(), Unmet> {
     let settings: &[&[&str]] = match subject.target.0 {
-        Kind::Foreign { .. } => &[&[]],
-        Kind::Rung { .. } => &[
+        Origin::Foreign { .. } => &[&[]],
+        Origin::Rung { .. } => &[
             &[],
             &["--queue", "1", "--budget", "1"],
             &["--queue", "64", "--budget", "1"],
@@ -47,7 +47,7 @@ pub(super) fn bursts(subject: &Subject) -> Result<(), Unmet> {
         for client in &mut clients {
             client.expect_nothing()?;
         }
-        if matches!(subject.target.0, Kind::Rung { .. }) {
+        if matches!(subject.target.0, Origin::Rung { .. }) {
             server.stop().map_err(told)?.expect(256, 256)?;
         } else {
             server.still_serves()?;
