@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{MutexGuard, watch};
 use tokio::task::yield_now;
+use trace_marks::{mark, mark_of};
 
 /// How many slices of work a connection costs.
 const SLICES: u64 = 4;
@@ -314,7 +315,7 @@ impl Shared {
 
     /// Computes for one slice. Returns whether the neighbour was seen to do so at the same instant.
     fn compute(&self, index: usize) -> bool {
-        self.demo.mark_of("poll", format_args!("listener-{index}"));
+        mark_of("poll", format_args!("listener-{index}"));
         let start = Instant::now();
         let mut parallel = false;
         self.computing[index].store(true, Ordering::SeqCst);
@@ -323,7 +324,7 @@ impl Shared {
             std::hint::spin_loop();
         }
         self.computing[index].store(false, Ordering::SeqCst);
-        self.demo.mark_of("pending", format_args!("listener-{index}"));
+        mark_of("pending", format_args!("listener-{index}"));
         parallel
     }
 
@@ -401,7 +402,7 @@ impl Shared {
     fn finish(&self) {
         self.finished.call_once(|| {
             let listeners = self.returned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.demo.mark("shutdown");
+            mark("shutdown");
             self.demo.finish(&Summary {
                 program: self.demo.program(),
                 seconds: self.demo.seconds(),

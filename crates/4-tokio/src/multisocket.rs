@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::{unconstrained, yield_now};
 
 use crate::take_signals;
+use trace_marks::{Markable, Marked, mark};
 
 /// Datagrams that a future handles before it lets its neighbours have a turn.
 const BUDGET: usize = 32;
@@ -107,7 +108,7 @@ impl ManySockets {
     /// # Errors
     ///
     /// When tokio cannot register a socket.
-    pub fn futures(&self) -> io::Result<Vec<Echo>> {
+    pub fn futures(&self) -> io::Result<Vec<Marked<Echo>>> {
         let sockets = std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner));
         let echo = |(index, (socket, address)): (usize, (net::UdpSocket, &SocketAddr))| {
             socket.set_nonblocking(true)?;
@@ -115,7 +116,8 @@ impl ManySockets {
             let future = echo(UdpSocket::from_std(socket)?, *address, index, Arc::clone(&state));
             // tokio's own budget is one for the whole task: with all futures in one task, the first busy
             // socket would use it up in every round, and the others would starve. Ours is one a future.
-            Ok(Echo { future: Box::pin(unconstrained(future)), index, state })
+            Ok(Echo { future: Box::pin(unconstrained(future)), index, state }
+                .marked(format!("socket-{index}")))
         };
         sockets.into_iter().zip(&self.addresses).enumerate().map(echo).collect()
     }
@@ -163,7 +165,7 @@ impl ManySockets {
     /// Prints the summary, and one line on stderr if `outcome` is an error.
     pub fn finish(&self, outcome: io::Result<()>) -> ExitCode {
         let State { demo, datagrams, polls } = &*self.state;
-        demo.mark("shutdown");
+        mark("shutdown");
         demo.finish(&Summary {
             program: demo.program(),
             sockets: self.addresses.len(),
@@ -215,7 +217,7 @@ fn poke(addresses: &[SocketAddr], count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A future that counts its polls, and marks them in the trace.
+/// A future that counts its polls.
 pub struct Echo {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     index: usize,
@@ -228,11 +230,7 @@ impl Future for Echo {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let index = self.index;
         self.state.polls[index].fetch_add(1, Ordering::Relaxed);
-        self.state.demo.mark_of("poll", format_args!("socket-{index}"));
-        let result = self.future.as_mut().poll(cx);
-        let what = if result.is_ready() { "ready" } else { "pending" };
-        self.state.demo.mark_of(what, format_args!("socket-{index}"));
-        result
+        self.future.as_mut().poll(cx)
     }
 }
 

@@ -56,7 +56,10 @@ fn a_sleep_is_polled_twice() {
     let Some(program) = Running::traced(CALLS, TIME, &["sleep", "--marks", "--json"]) else { return };
     let ended = program.end();
     ended.summary();
-    assert_eq!(ended.trace.marks(), ["ready", "poll sleep", "pending sleep", "poll sleep", "ready sleep"]);
+    assert_eq!(
+        ended.trace.marks(),
+        ["ready", "poll sleep", "pending sleep", "wake sleep", "poll sleep", "ready sleep"]
+    );
     // Its own wake-up is one write today, and may be none one day.
     assert!(ended.trace.eventfd_writes() <= 2, "{} writes", ended.trace.eventfd_writes());
     assert!((1..=10).contains(&ended.trace.waits()), "{} waits", ended.trace.waits());

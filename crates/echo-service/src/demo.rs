@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Command, FromArgMatches};
 use serde::Serialize;
+use trace_marks::mark;
 
 use crate::output::{complain, print_line};
-use crate::{Marks, Signals, flags, socket};
+use crate::{Signals, flags, socket, turn_on_marks};
 
 #[derive(Args)]
 struct Common {
@@ -34,7 +35,6 @@ struct Common {
 pub struct Demo {
     program: &'static str,
     usage: String,
-    marks: Marks,
     json: bool,
     verbose: bool,
     started: Instant,
@@ -57,11 +57,11 @@ impl Demo {
             Ok((Common::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         let Common { marks, json, verbose } = common;
-        let marks = Marks::open(marks).unwrap_or_else(|error| {
-            complain(program, format_args!("cannot open /dev/null for --marks: {error}"));
-            std::process::exit(1)
-        });
-        (Self { program, usage, marks, json, verbose, started: Instant::now() }, more)
+        let demo = Self { program, usage, json, verbose, started: Instant::now() };
+        if marks {
+            turn_on_marks().unwrap_or_else(|reason| demo.fail(reason));
+        }
+        (demo, more)
     }
 
     /// Takes SIGINT and SIGTERM; a second one ends the program at once. A failure ends it with status 1.
@@ -91,7 +91,7 @@ impl Demo {
     /// Prints the first line on stdout, the program's name and `what`, and makes the trace mark `ready`.
     pub fn greet(&self, what: impl Display) {
         print_line(format_args!("{}: {what}", self.program));
-        self.mark("ready");
+        mark("ready");
     }
 
     /// Prints a line on stdout.
@@ -103,20 +103,6 @@ impl Demo {
     pub fn log(&self, line: impl Display) {
         if self.verbose {
             complain(self.program, line);
-        }
-    }
-
-    /// Makes a trace mark, if `--marks` was given.
-    #[inline]
-    pub fn mark(&self, text: &str) {
-        self.marks.mark(text);
-    }
-
-    /// Makes the trace mark `WHAT NAME`, if `--marks` was given.
-    #[inline]
-    pub fn mark_of(&self, what: &str, name: impl Display) {
-        if self.marks.wanted() {
-            self.marks.mark(&format!("{what} {name}"));
         }
     }
 

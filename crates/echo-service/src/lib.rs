@@ -15,13 +15,12 @@
 //! | [`Service::finish`] | prints the summary and makes the exit code |
 //!
 //! A demo that is no echo server has a [`demo::Demo`] instead; those that ask what a wake-up costs have [`wakes`].
-//! The guard is [`refusal`], a pure function. Trace marks are [`Marks`].
+//! The guard is [`refusal`], a pure function. Trace marks are those of `trace-marks`, turned on by `--marks`.
 #![forbid(unsafe_code)]
 
 pub mod demo;
 mod flags;
 mod guard;
-mod marks;
 mod output;
 mod signals;
 mod socket;
@@ -37,14 +36,19 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use datagram_queue::{DatagramQueue, Fill};
+use trace_marks::mark;
 
 pub use flags::{Flags, parse_address, read as read_flags, wrong_usage};
 pub use guard::{Refusal, refusal};
-pub use marks::Marks;
 pub use output::{complain, print_line};
 pub use signals::Signals;
 pub use socket::{is_loopback, kernel_drops, next_step, reachable, spare_descriptors};
 pub use summary::{QueueTotals, Summary, errno_name};
+
+/// Turns trace marks on for `--marks`; a failure is a sentence.
+fn turn_on_marks() -> Result<(), String> {
+    trace_marks::turn_on().map_err(|error| format!("cannot open /dev/null for --marks: {error}"))
+}
 
 /// How long the queue is drained after a signal before the program ends all the same.
 pub const LAST_CALL: Duration = Duration::from_secs(1);
@@ -70,7 +74,6 @@ pub struct Service {
     flags: Flags,
     address: SocketAddr,
     signals: Signals,
-    marks: Marks,
     summary: Summary,
     started: Instant,
     ready: bool,
@@ -93,11 +96,12 @@ impl Service {
                 .map_err(|error| format!("cannot set the size of the socket's buffers: {error}"))?;
             let signals =
                 Signals::take().map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}"))?;
-            let marks = Marks::open(flags.marks)
-                .map_err(|error| format!("cannot open /dev/null for --marks: {error}"))?;
-            Ok((socket, address, signals, marks))
+            if flags.marks {
+                turn_on_marks()?;
+            }
+            Ok((socket, address, signals))
         });
-        let (socket, address, signals, marks) = opened.unwrap_or_else(|reason| {
+        let (socket, address, signals) = opened.unwrap_or_else(|reason| {
             complain(flags.program, reason);
             std::process::exit(1)
         });
@@ -114,7 +118,6 @@ impl Service {
             flags: flags.clone(),
             address,
             signals,
-            marks,
             summary: Summary::new(flags.program, address),
             started: Instant::now(),
             ready: false,
@@ -137,7 +140,7 @@ impl Service {
     pub fn serving(&mut self, queue: &DatagramQueue) -> bool {
         if !self.ready {
             self.ready = true;
-            self.mark("ready");
+            mark("ready");
         }
         !self.done() && self.deadline.is_none_or(|deadline| !queue.is_empty() && Instant::now() < deadline)
     }
@@ -201,7 +204,7 @@ impl Service {
     pub fn last_call(&mut self) -> Instant {
         *self.deadline.get_or_insert_with(|| {
             self.signals.clear();
-            self.marks.mark("shutdown");
+            mark("shutdown");
             Instant::now() + LAST_CALL
         })
     }
@@ -309,12 +312,6 @@ impl Service {
             self.log(format_args!("drop: the send failed with {name}"));
         }
         Ok(())
-    }
-
-    /// Makes a trace mark, if `--marks` was given.
-    #[inline]
-    pub fn mark(&self, text: &str) {
-        self.marks.mark(text);
     }
 
     /// Prints the summary, and one line on stderr if `outcome` is an error; returns the exit code. What is

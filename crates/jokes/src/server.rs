@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use echo_service::{Marks, Signals, complain, is_loopback, print_line, reachable, spare_descriptors};
+use echo_service::{Signals, complain, is_loopback, print_line, reachable, spare_descriptors};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
+use trace_marks::mark;
 
 use crate::flags::Flags;
 use crate::jokes::{Joke, Jokes};
@@ -44,7 +45,6 @@ pub struct Server {
     socket: TcpListener,
     jokes: Jokes,
     signals: Signals,
-    marks: Marks,
     descriptors_per_guest: u64,
     hall: Arc<Hall>,
 }
@@ -94,9 +94,11 @@ impl Server {
         })?;
         let signals = Signals::take()
             .map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}{}", descriptor_hint(&error)))?;
-        let marks = Marks::open(flags.marks).map_err(|error| {
-            format!("cannot open /dev/null for --marks: {error}{}", descriptor_hint(&error))
-        })?;
+        if flags.marks {
+            trace_marks::turn_on().map_err(|error| {
+                format!("cannot open /dev/null for --marks: {error}{}", descriptor_hint(&error))
+            })?;
+        }
         if !is_loopback(address) {
             complain(
                 flags.program,
@@ -117,7 +119,6 @@ impl Server {
             socket,
             jokes,
             signals,
-            marks,
             descriptors_per_guest: 1,
             hall: Arc::new(hall),
         })
@@ -207,9 +208,9 @@ impl Server {
     }
 
     fn open_door(self) -> (House, TcpListener, Door) {
-        let Self { flags, address, socket, jokes, signals, marks, hall, .. } = self;
+        let Self { flags, address, socket, jokes, signals, hall, .. } = self;
         let door = Door { program: flags.program, address, jokes, pause: PAUSES.0, hall: Arc::clone(&hall) };
-        (House { flags, address, signals, marks, hall, started: Instant::now() }, socket, door)
+        (House { flags, address, signals, hall, started: Instant::now() }, socket, door)
     }
 }
 
@@ -218,7 +219,6 @@ struct House {
     flags: Flags,
     address: SocketAddr,
     signals: Signals,
-    marks: Marks,
     hall: Arc<Hall>,
     started: Instant,
 }
@@ -232,9 +232,9 @@ impl House {
 
     /// Waits for SIGINT or SIGTERM, ends the accepting by `stop`, and makes the last call.
     fn until_signal(&self, stop: impl FnOnce()) -> Counts {
-        self.marks.mark("ready");
+        mark("ready");
         wait_until_readable(self.signals.readable());
-        self.marks.mark("shutdown");
+        mark("shutdown");
         stop();
         self.hall.wait_until_empty(LAST_CALL)
     }

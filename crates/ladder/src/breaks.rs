@@ -153,12 +153,12 @@ const BREAKS: &[Break] = &[
 ];
 
 const FORWARD_FROM: &str = r#"    let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
-    let reader = stop.clone().run_until_cancelled_owned(reader);
+    let reader = stop.clone().run_until_cancelled_owned(reader).marked("reader");
     // A reader without a writer has nothing to do.
     let end = stop.clone().drop_guard();
-    let writer = writer.inspect(|_| drop(end));
+    let writer = writer.inspect(|_| drop(end)).marked("writer");
     let echo = async {
-        shared.service().mark("ready");
+        mark("ready");
         let (received, flushed) = tokio::join!(spawn_local(reader), spawn_local(writer));
         received?.unwrap_or(Ok(())).and(flushed?)
     };
@@ -175,7 +175,7 @@ const FORWARD_TO: &str = r#"    drop((reader, queued, blocked));
         std::future::ready(io::Result::Ok((payload, peer)))
     });
     let echo = async {
-        shared.service().mark("ready");
+        mark("ready");
         admitted.forward(counting).await
     };
 "#;

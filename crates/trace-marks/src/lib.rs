@@ -5,4 +5,4 @@ mod marked;
 mod marks;
 
 pub use marked::{Markable, Marked};
-pub use marks::{Marks, are_on, mark, turn_on};
+pub use marks::{Marks, are_on, mark, mark_of, turn_on};

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use pin_project_lite::pin_project;
 
-use crate::marks::{are_on, mark};
+use crate::marks::{are_on, mark_of};
 
 /// Gives every future the method `marked`.
 pub trait Markable: Future + Sized {
@@ -60,7 +60,7 @@ impl<F: Future> Future for Marked<F> {
             }
             return polled;
         }
-        mark_of("poll", this.name);
+        mark_of("poll", &*this.name);
         let kept = match this.stage {
             Stage::Waiting(kept) if kept.inner.will_wake(cx.waker()) => Arc::clone(kept),
             _ => Arc::new(MarkingWaker { inner: cx.waker().clone(), name: this.name.clone() }),
@@ -68,10 +68,10 @@ impl<F: Future> Future for Marked<F> {
         *this.stage = Stage::Waiting(Arc::clone(&kept));
         let polled = this.future.poll(&mut Context::from_waker(&Waker::from(kept)));
         match polled {
-            Poll::Pending => mark_of("pending", this.name),
+            Poll::Pending => mark_of("pending", &*this.name),
             Poll::Ready(_) => {
                 *this.stage = Stage::Finished;
-                mark_of("ready", this.name);
+                mark_of("ready", &*this.name);
             }
         }
         polled
@@ -98,12 +98,5 @@ impl Wake for MarkingWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         mark_of("wake", &self.name);
         self.inner.wake_by_ref();
-    }
-}
-
-/// Makes the mark `WHAT NAME`, if marks are on.
-fn mark_of(what: &str, name: &str) {
-    if are_on() {
-        mark(&format!("{what} {name}"));
     }
 }

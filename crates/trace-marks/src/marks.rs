@@ -1,6 +1,7 @@
 //! Marks, and the switch of the process.
 
 use std::env;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Once, OnceLock};
@@ -66,7 +67,15 @@ pub fn mark(text: &str) {
     }
 }
 
-/// Whether marks are on, for a caller that would have to format one first.
+/// Makes the mark `WHAT NAME`, if marks are on; formats it only then.
+#[inline]
+pub fn mark_of(what: &str, name: impl fmt::Display) {
+    if let Some(marks) = process() {
+        marks.mark(&format!("{what} {name}"));
+    }
+}
+
+/// Whether marks are on, for a caller that would have to prepare one first.
 #[inline]
 pub fn are_on() -> bool {
     process().is_some()

@@ -19,6 +19,7 @@ use echo_service::demo::{self, Demo};
 use mio::{Events, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
+use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct Flags {
@@ -62,7 +63,7 @@ struct State {
 
 impl State {
     fn finish(&self, ended_by: &'static str) {
-        self.demo.mark("shutdown");
+        mark("shutdown");
         self.demo.finish(&Summary {
             program: self.demo.program(),
             seconds: self.demo.seconds(),

@@ -23,6 +23,7 @@ use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use serde::Serialize;
+use trace_marks::mark;
 
 /// What mio hands back with an event, to say whose it is.
 const SOCKET: Token = Token(0);
@@ -173,7 +174,7 @@ fn run(
                     take_ticks(demo, &queue, summary);
                 }
                 _ => {
-                    demo.mark("shutdown");
+                    mark("shutdown");
                     return Ok(());
                 }
             }
@@ -181,7 +182,7 @@ fn run(
             let _ = handled.send(());
         }
         if poke.is_some_and(|count| summary.datagrams >= count && summary.ticks >= count) {
-            demo.mark("shutdown");
+            mark("shutdown");
             return Ok(());
         }
     }

@@ -19,6 +19,7 @@ use echo_service::demo::{self, Demo};
 use echo_service::wakes::{self, WakeCount, count_writes};
 use mio::{Events, Poll, Token, Waker};
 use serde::Serialize;
+use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct Flags {
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
         parts = vec![Part::Wake, Part::Flag];
     }
     let mut summary = Summary { program: demo.program(), parts: Vec::new() };
-    demo.mark("ready");
+    mark("ready");
     for part in parts {
         let counts = match part {
             Part::Wake => nobody_polls(&demo, wakes).map(|count| vec![count]),
@@ -127,9 +128,9 @@ fn poll_once(poll: &mut Poll, timeout: Option<Duration>) -> io::Result<u64> {
 fn nobody_polls(demo: &Demo, wakes: usize) -> io::Result<Count> {
     let mut poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), Token(0))?;
-    demo.mark("wake poll");
+    mark("wake poll");
     let writes = count_writes(|| (0..wakes).try_for_each(|_| waker.wake()))?;
-    demo.mark("poll poll");
+    mark("poll poll");
     let events = poll_once(&mut poll, Some(Duration::ZERO))?;
     Ok(shown(demo, Part::Wake, "Waker::wake, nobody polls", wakes, writes, events))
 }
@@ -182,12 +183,12 @@ impl Mailbox {
 
     /// The reader: takes letters, sleeps when there are none, until it has taken `expected`. Calls
     /// `asleep` when nothing can keep it from sleeping any more. Returns how often an event woke it.
-    fn read(&self, demo: &Demo, poll: &mut Poll, expected: usize, asleep: impl Fn()) -> io::Result<u64> {
+    fn read(&self, poll: &mut Poll, expected: usize, asleep: impl Fn()) -> io::Result<u64> {
         let (mut taken, mut events) = (0, 0);
         while taken < expected {
             if self.fall_asleep() {
                 asleep();
-                demo.mark("poll reader");
+                mark("poll reader");
                 events += poll_once(poll, None)?;
                 // Awake, for whatever reason: nobody needs to write.
                 self.asleep.store(false, Ordering::SeqCst);
@@ -206,7 +207,7 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
         joined.unwrap_or_else(|_| Err(io::Error::other("the reader's thread panicked")))
     };
 
-    demo.mark("wake reader");
+    mark("wake reader");
     let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
     let events = poll_once(&mut poll, Some(Duration::ZERO))?;
     mailbox.collect();
@@ -219,7 +220,7 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
             // Nobody asks any more once the last letter is posted.
             let _ = sleeps.send(());
         };
-        let reader = scope.spawn(|| mailbox.read(demo, &mut poll, wakes, sleeps));
+        let reader = scope.spawn(|| mailbox.read(&mut poll, wakes, sleeps));
         let writes = count_writes(|| {
             (0..wakes).try_for_each(|letter| match asleep.recv() {
                 Ok(()) => mailbox.post(letter),
@@ -232,7 +233,7 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
 
     // Letters as fast as they go: that the reader gets them all is the proof that no wake is lost.
     let (writes, events) = thread::scope(|scope| {
-        let reader = scope.spawn(|| mailbox.read(demo, &mut poll, wakes, || {}));
+        let reader = scope.spawn(|| mailbox.read(&mut poll, wakes, || {}));
         let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
         io::Result::Ok((writes, joined(reader.join())?))
     })?;

@@ -43,12 +43,12 @@ fn main() -> ExitCode {
     let mut queue = flags.queue();
     service.greet();
     let outcome = match runtime {
-        Choice::Mini => runtimes::mini(flags.marks, async {
-            run(&Mini::open(&socket, &service)?, &mut queue, &mut service).await
-        }),
-        Choice::Tokio => runtimes::tokio(flags.marks, async {
-            run(&Tokio::open(&socket, &service)?, &mut queue, &mut service).await
-        }),
+        Choice::Mini => {
+            runtimes::mini(async { run(&Mini::open(&socket, &service)?, &mut queue, &mut service).await })
+        }
+        Choice::Tokio => {
+            runtimes::tokio(async { run(&Tokio::open(&socket, &service)?, &mut queue, &mut service).await })
+        }
     };
     service.finish(outcome, &socket, &queue)
 }

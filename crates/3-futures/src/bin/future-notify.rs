@@ -22,6 +22,7 @@ use echo_service::demo::Demo;
 use futures::future::join;
 use mini_runtime::{JoinHandle, Runtime, Step, spawn_named, timeout, yield_now};
 use serde::Serialize;
+use trace_marks::mark;
 
 /// How long a thread sleeps before it wakes a future.
 const NAP: Duration = Duration::from_millis(50);
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     if let Err(error) = outcome {
         stage.demo.fail(format_args!("the runtime cannot wait: {error}"));
     }
-    stage.demo.mark("shutdown");
+    mark("shutdown");
     let tasks = stage.tasks().clone();
     stage.demo.finish(&Summary { program: stage.demo.program(), tasks });
     ExitCode::SUCCESS
@@ -208,7 +209,7 @@ impl Stage {
     fn note(&self, step: Step) {
         self.demo.log(step);
         let Some(task) = step.task() else { return };
-        self.demo.mark(&step.to_string());
+        mark(&step.to_string());
         // The task that directs the others is none of them.
         if task == "main" {
             return;

@@ -16,6 +16,7 @@ use echo_service::demo::Demo;
 use mini_runtime::net::UdpSocket;
 use mini_runtime::{Runtime, Step, spawn_named, yield_now};
 use serde::Serialize;
+use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct NoFlags {}
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         Ok(datagram) => usize::from(datagram == DATAGRAM),
         Err(error) => demo.fail(format_args!("cannot send a datagram to itself: {error}")),
     };
-    demo.mark("shutdown");
+    mark("shutdown");
     let told = story.told.lock().unwrap_or_else(PoisonError::into_inner);
     let count = |step| told.iter().filter(|told| **told == step).count();
     demo.finish(&Summary {
@@ -100,7 +101,7 @@ impl Story {
     fn tell(&self, step: Step) {
         self.demo.log(step);
         if step.task().is_some() {
-            self.demo.mark(&step.to_string());
+            mark(&step.to_string());
         }
         let polled = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

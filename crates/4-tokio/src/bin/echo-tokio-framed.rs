@@ -24,6 +24,7 @@ use tokio_rungs::{Shared, on_pending, place, until_signal};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::sync::CancellationToken;
 use tokio_util::udp::UdpFramed;
+use trace_marks::{Markable, mark};
 
 /// A payload and its peer, on the way from the reader to the writer.
 type Datagram = (Bytes, SocketAddr);
@@ -56,12 +57,12 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>) -
     let reader =
         unconstrained(receive(Rc::clone(&socket), queue, flags.clone(), Rc::clone(shared), is_blocked));
     let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
-    let reader = stop.clone().run_until_cancelled_owned(reader);
+    let reader = stop.clone().run_until_cancelled_owned(reader).marked("reader");
     // A reader without a writer has nothing to do.
     let end = stop.clone().drop_guard();
-    let writer = writer.inspect(|_| drop(end));
+    let writer = writer.inspect(|_| drop(end)).marked("writer");
     let echo = async {
-        shared.service().mark("ready");
+        mark("ready");
         let (received, flushed) = tokio::join!(spawn_local(reader), spawn_local(writer));
         received?.unwrap_or(Ok(())).and(flushed?)
     };

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
 use tokio_rungs::{Buffers, Shared, place, until_signal};
 use tokio_util::sync::CancellationToken;
+use trace_marks::{Markable, mark};
 
 /// The flags of this rung alone.
 #[derive(Args)]
@@ -63,12 +64,12 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>, t
     let reader =
         unconstrained(receive(Rc::clone(&socket), queue, flags.clone(), Rc::clone(shared), is_blocked));
     let writer = unconstrained(flush(socket, queued, Rc::clone(shared), blocked));
-    let reader = stop.clone().run_until_cancelled_owned(reader);
+    let reader = stop.clone().run_until_cancelled_owned(reader).marked("reader");
     // A reader without a writer has nothing to do.
     let end = stop.clone().drop_guard();
-    let writer = writer.inspect(|_| drop(end));
+    let writer = writer.inspect(|_| drop(end)).marked("writer");
     let echo = async {
-        shared.service().mark("ready");
+        mark("ready");
         if tasks == 1 {
             // One task: a wake of either polls both.
             let (received, flushed) = tokio::join!(reader, writer);

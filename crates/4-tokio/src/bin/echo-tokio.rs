@@ -20,6 +20,7 @@ use tokio::runtime::Builder;
 use tokio::task::unconstrained;
 use tokio::time::timeout_at;
 use tokio_rungs::first_signal;
+use trace_marks::Markable;
 
 fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
@@ -43,7 +44,7 @@ async fn run(
     let mut echo = Echo { socket, queue, service };
     tokio::select! {
         // The rung's own budget takes the place of tokio's, which would end a drain at 128.
-        outcome = unconstrained(&mut echo) => return outcome,
+        outcome = unconstrained(&mut echo).marked("echo") => return outcome,
         caught = first_signal(signalled) => caught?,
     }
     echo.service.stop(echo.queue);
@@ -68,13 +69,11 @@ impl Future for Echo<'_> {
         if !service.serving(queue) {
             return Poll::Ready(Ok(()));
         }
-        service.mark("poll echo");
         let mut budget = service.budget();
         loop {
             let received = receive(socket, queue, service, &mut budget, cx)?;
             let flushed = flush(socket, queue, service, cx)?;
             if !service.serving(queue) {
-                service.mark("ready echo");
                 return Poll::Ready(Ok(()));
             }
             if received == Pause::BudgetSpent && queue.has_room() {
@@ -87,7 +86,6 @@ impl Future for Echo<'_> {
             }
         }
         // Whatever met would-block has left the waker with the socket.
-        service.mark("pending echo");
         service.waiting();
         Poll::Pending
     }

@@ -23,6 +23,7 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, unconstrained, yield_now};
 use tokio::time::{Duration, Instant, MissedTickBehavior, Sleep, interval, sleep, sleep_until, timeout};
+use trace_marks::{Markable, mark};
 
 /// Period of the interval that is stalled.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
     let mut summary = Summary { program: demo.program(), ..Summary::default() };
     let runtime = Builder::new_current_thread().enable_all().build();
     let outcome = runtime.and_then(|runtime| {
-        demo.mark("ready");
+        mark("ready");
         runtime.block_on(async {
             for part in parts {
                 match part {
@@ -106,16 +107,13 @@ fn main() -> ExitCode {
 }
 
 // region: sleep
-/// One sleep, with a mark at each of its polls.
+/// One sleep, with a mark at each of its polls and wakes.
 async fn one_sleep(demo: &Demo) {
-    let mut sleep = std::pin::pin!(sleep(Duration::from_millis(20)));
+    let mut sleep = std::pin::pin!(sleep(Duration::from_millis(20)).marked("sleep"));
     let mut polls = 0;
     poll_fn(|cx| {
         polls += 1;
-        demo.mark("poll sleep");
-        let result = sleep.as_mut().poll(cx);
-        demo.mark(if result.is_ready() { "ready sleep" } else { "pending sleep" });
-        result
+        sleep.as_mut().poll(cx)
     })
     .await;
     demo.say(format_args!("sleep: {polls} polls: one that starts it, one that finds it over"));

@@ -18,6 +18,7 @@ use echo_service::wakes::{self, WakeCount, count_writes};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct Flags {
@@ -42,7 +43,7 @@ impl fmt::Display for Summary {
 fn main() -> ExitCode {
     let about = "Counts the writes that it costs to wake the tasks of a tokio runtime while it is busy";
     let (demo, Flags { wakes }) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), about);
-    demo.mark("ready");
+    mark("ready");
     match run(&demo, wakes) {
         Ok(runtimes) => demo.finish(&Summary { program: demo.program(), runtimes }),
         Err(error) => demo.fail(format_args!("cannot wake or be woken: {error}")),

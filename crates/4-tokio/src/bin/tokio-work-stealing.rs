@@ -19,6 +19,7 @@ use echo_service::demo::{self, Demo};
 use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
+use trace_marks::{mark, mark_of};
 
 /// How much longer a long task is than a short one.
 const LONG: u64 = 8;
@@ -113,14 +114,14 @@ struct Log {
 impl Log {
     /// What every task does: it computes, without a pause, and says who did.
     async fn task(self: Arc<Self>, number: usize, units: u64) {
-        self.demo.mark_of("poll", format_args!("task-{number}"));
+        mark_of("poll", format_args!("task-{number}"));
         let start = Instant::now();
         while start.elapsed() < self.unit.saturating_mul(units as u32) {
             std::hint::spin_loop();
         }
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).push((thread::current().id(), number));
         self.done.fetch_add(1, Ordering::SeqCst);
-        self.demo.mark_of("ready", format_args!("task-{number}"));
+        mark_of("ready", format_args!("task-{number}"));
     }
 
     /// Makes the outcome of `part`, and prints it. `workers` have the threads that are known, in order.
@@ -168,7 +169,7 @@ fn main() -> ExitCode {
     if parts.is_empty() {
         parts = vec![Part::Dealt, Part::Stolen];
     }
-    demo.mark("ready");
+    mark("ready");
     let workers = usize::from(workers);
     // Dealt in turn, all long ones fall to the first worker.
     let units: Vec<_> = (0..tasks).map(|number| if number % workers == 0 { LONG } else { 1 }).collect();

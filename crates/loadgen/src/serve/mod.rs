@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use echo_service::{LAST_CALL, Marks, Signals, complain, errno_name, next_step, print_line, reachable};
+use echo_service::{LAST_CALL, Signals, complain, errno_name, next_step, print_line, reachable};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -431,7 +431,9 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     let socket = Socket::bind(args.kind, wanted, args.backlog).await.map_err(cannot)?;
     let address = socket.address().map_err(cannot)?;
     let signals = Signals::take().context("cannot take SIGINT and SIGTERM")?;
-    let marks = Marks::open(args.marks).context("cannot open /dev/null for --marks")?;
+    if args.marks {
+        trace_marks::turn_on().context("cannot open /dev/null for --marks")?;
+    }
     let target = Rc::new(Target {
         address,
         verbose: args.verbose,
@@ -459,7 +461,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
         Kind::Tcp => format!("nc {ip} {port}"),
     };
     print_line(format_args!("{PROGRAM}: listening on {address}  (try: {hint})"));
-    marks.mark("ready");
+    trace_marks::mark("ready");
     let begun = Instant::now();
 
     let (stop, stopped) = watch::channel(false);
@@ -482,7 +484,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
         () = &mut serving => {}
         () = &mut stalling => {}
     }
-    marks.mark("shutdown");
+    trace_marks::mark("shutdown");
     // Nobody listens any more when the server has come to its own end.
     let _ = stop.send(true);
     tokio::select! {

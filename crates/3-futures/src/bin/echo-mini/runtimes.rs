@@ -1,16 +1,15 @@
 //! The two runtimes on which `run` runs, behind one trait.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::time::Duration;
 
-use echo_service::{Marks, Service, spare_descriptors};
+use echo_service::{Service, spare_descriptors};
+use mini_runtime::Runtime;
 use mini_runtime::reactor::{Interest, Registration};
-use mini_runtime::{Runtime, Step};
 use tokio::net::unix::pipe;
+use trace_marks::Markable;
 
 /// What the echo needs of a runtime: a socket, a signal, a clock.
 pub trait Net {
@@ -34,18 +33,8 @@ pub struct Mini {
 }
 
 /// Runs `echo` to its end.
-pub fn mini(marks: bool, echo: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let observer = Marks::open(marks)?;
-    let runtime = match marks {
-        true => Runtime::with_observer(move |step| {
-            if let Step::Wake(_) = step {
-                observer.mark("wake echo");
-            }
-        })?,
-        false => Runtime::new()?,
-    };
-    let marks = Marks::open(marks)?;
-    runtime.block_on(marked(&marks, echo))?
+pub fn mini(echo: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    Runtime::new()?.block_on(echo.marked("echo"))?
 }
 
 impl Mini {
@@ -88,11 +77,10 @@ pub struct Tokio {
 }
 
 /// Runs `echo` to its end.
-pub fn tokio(marks: bool, echo: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    let marks = Marks::open(marks)?;
+pub fn tokio(echo: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     spare_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(marked(&marks, echo))
+    runtime.block_on(echo.marked("echo"))
 }
 
 impl Tokio {
@@ -134,15 +122,3 @@ impl Net for Tokio {
     }
 }
 // endregion: tokio
-
-/// `echo`, with a trace mark before and after each poll.
-async fn marked<F: Future>(marks: &Marks, echo: F) -> F::Output {
-    let mut echo = pin!(echo);
-    poll_fn(|cx| {
-        marks.mark("poll echo");
-        let polled = echo.as_mut().poll(cx);
-        marks.mark(if polled.is_ready() { "ready echo" } else { "pending echo" });
-        polled
-    })
-    .await
-}
