@@ -24,7 +24,7 @@ use crate::protocol::line::Line;
 use crate::protocol::stream::{Connector, Tls};
 use crate::protocol::{Client, Context, Protocol, Route, udp};
 use crate::record::{Metric, Recorder, WINDOW, WindowRecord};
-use crate::report::model::{Generator, UdpCounts, Window};
+use crate::result::{Generator, UdpCounts, Window};
 use crate::schedule::{Arrival, Job, Schedule, Share};
 use crate::slo::{Conduct, Objective};
 use crate::template::Requests;
@@ -414,8 +414,8 @@ struct Kept {
     ok: u64,
     error: u64,
     timeout: u64,
-    corrected: crate::report::model::Summary,
-    uncorrected: crate::report::model::Summary,
+    corrected: crate::result::Summary,
+    uncorrected: crate::result::Summary,
 }
 
 /// More windows than this are folded in pairs, so that the memory of a long run stays constant.

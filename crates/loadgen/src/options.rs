@@ -15,7 +15,7 @@ use crate::engine::Closed;
 use crate::live::{Spec, What};
 use crate::pacer::Kind;
 use crate::protocol::{Client, Route, stream, udp};
-use crate::report::model::Plan;
+use crate::result::Plan;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
 use crate::slo::Objective;
 use crate::target::{Scheme, Target};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use crate::clock::{Nanos, SECOND};
-use crate::report::model::{Counts, EncodedHistogram, ModelError, Summary};
+use crate::result::{Counts, EncodedHistogram, ModelError, Summary};
 use crate::schedule::Job;
 
 /// The longest latency a histogram tells apart: one hour, in nanoseconds.

@@ -11,8 +11,8 @@ use crate::clock::seconds;
 use crate::live::{Finished, Spec, execute};
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg, plan};
 use crate::progress::Display;
-use crate::report::model::{Document, Run, SCHEMA_VERSION, Slo, Validity};
 use crate::report::{self, OutputArgs};
+use crate::result::{Document, Run, SCHEMA_VERSION, Slo, Validity};
 use crate::slo::{error_ratio, invalid_reasons, violations};
 use crate::target::Target;
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::model::{Bounds, Counts, TrialRow};
+use crate::result::{Bounds, Counts, TrialRow};
 use crate::slo::Verdict;
 
 /// What a search is to find. Times in seconds, rates a second.

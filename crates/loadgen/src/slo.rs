@@ -1,9 +1,9 @@
 //! The objective, and the verdict on one trial: Invalid (the generator was the limit), Fail, or Pass.
 
 use crate::clock::{Nanos, seconds};
+use crate::format::{duration, percent, percentile};
 use crate::record::{Metric, Recorder};
-use crate::report::format::{duration, percent, percentile};
-use crate::report::model::Counts;
+use crate::result::Counts;
 
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq)]

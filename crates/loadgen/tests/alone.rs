@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{Target, metric, output, parse, run, start};
-use loadgen::report::model::{Document, Search};
+use loadgen::result::{Document, Search};
 
 /// Held by the test that runs.
 fn alone() -> MutexGuard<'static, ()> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{DEADLINE, Target, hold, metric, output, parse, run, start};
 use loadgen::record::Metric;
-use loadgen::report::model::{Document, Run};
+use loadgen::result::{Document, Run};
 use loadgen::testing::{Faults, LossyProxy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

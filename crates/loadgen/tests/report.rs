@@ -7,7 +7,7 @@ use base64::Engine as _;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use loadgen::record::Metric;
-use loadgen::report::model::{Bounds, Compare, Document, Ratio, Run, Search, TrialRow, UdpCounts};
+use loadgen::result::{Bounds, Compare, Document, Ratio, Run, Search, TrialRow, UdpCounts};
 use serde_json::Value;
 
 mod common;
@@ -422,7 +422,7 @@ fn a_search() -> Search {
     let run = stalled(0, 1);
     Search {
         schema_version: run.schema_version,
-        plan: loadgen::report::model::Plan { rate: None, ..run.plan },
+        plan: loadgen::result::Plan { rate: None, ..run.plan },
         seed: 1,
         mode: "mlr".to_owned(),
         started: run.started,

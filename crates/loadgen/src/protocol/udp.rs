@@ -24,7 +24,7 @@ use crate::engine::{Connections, Work};
 use crate::live::{CpuUse, Desk, GLANCE, WorkerEnd};
 use crate::pacer::{Kind, Pacer};
 use crate::record::{Ending, Recorder, Stamps};
-use crate::report::model::UdpCounts;
+use crate::result::UdpCounts;
 use crate::schedule::{Backlog, Cursor, Due, Job, Schedule, Share};
 
 /// The smallest datagram: an index and a time.

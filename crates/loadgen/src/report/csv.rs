@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::model::{Document, Run, Search, Summary};
+use crate::result::{Document, Run, Search, Summary};
 
 /// Writes a row for each window (run, compare) or each trial (search). Durations are seconds; a figure that is not
 /// there is an empty field.

@@ -8,8 +8,8 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use super::model::{Run, Summary};
 use crate::record::Metric;
+use crate::result::{Run, Summary};
 
 /// The tools print milliseconds; the values recorded are nanoseconds.
 const NS_PER_MS: f64 = 1e6;

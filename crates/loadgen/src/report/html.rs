@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::format::{self, duration, latency, percent, rate};
-use super::model::{Compare, Document, Run, Search, Summary};
 use super::plot::{self, Plot, escape};
 use super::tables;
+use crate::format::{self, duration, latency, percent, rate};
+use crate::result::{Compare, Document, Run, Search, Summary};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1f2937; --quiet: #6b7280; --line: #e5e7eb; --paper: #ffffff; --tile: #f3f4f6;

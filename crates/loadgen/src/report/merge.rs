@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::model::{Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window};
 use crate::record::Metric;
+use crate::result::{Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window};
 use crate::slo::{error_ratio, too_many_errors, too_slow};
 
 /// Merges runs into one; `names` are for the messages.

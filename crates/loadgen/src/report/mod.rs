@@ -1,6 +1,6 @@
 //! Outputs: the tables a person reads, and the files a program reads.
 //!
-//! Seam: `run`, `search` and `compare` end by calling [`emit`] with one [`model::Document`]; `loadgen report` reads
+//! Seam: `run`, `search` and `compare` end by calling [`emit`] with one [`crate::result::Document`]; `loadgen report` reads
 //! such documents back, merges those of kind `run`, and calls [`emit`] too.
 
 use std::fs::{self, File};
@@ -13,17 +13,15 @@ use echo_service::print_line;
 pub use self::csv::write_csv;
 pub use self::hdr::{write_hgrm, write_hlog};
 pub use self::merge::merge;
-use self::model::Document;
 use crate::cli::{EXIT_INVALID, EXIT_OK, EXIT_SLO};
 use crate::record::Metric;
+use crate::result::{self, Document};
 
 mod csv;
-pub(crate) mod format;
 mod hdr;
 #[cfg(feature = "plots")]
 mod html;
 mod merge;
-pub mod model;
 #[cfg(feature = "plots")]
 mod plot;
 mod tables;
@@ -128,7 +126,7 @@ pub fn parse(text: &str) -> anyhow::Result<Document> {
 
 /// The exit code that a result stands for: the generator's limit before a violated objective.
 pub fn exit_code(document: &Document) -> u8 {
-    let of_run = |run: &model::Run| match (run.validity.ok, run.slo.held) {
+    let of_run = |run: &result::Run| match (run.validity.ok, run.slo.held) {
         (false, _) => EXIT_INVALID,
         (true, false) => EXIT_SLO,
         (true, true) => EXIT_OK,
@@ -155,7 +153,7 @@ pub fn emit(document: &Document, output: &OutputArgs) -> anyhow::Result<()> {
     } else {
         print_line(tables::text(document));
     }
-    let runs: Vec<&model::Run> = match document {
+    let runs: Vec<&result::Run> = match document {
         Document::Run(run) => vec![run],
         Document::Compare(compare) => compare.targets.iter().collect(),
         Document::Search(_) => Vec::new(),

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::format;
-use super::model::{Run, Search, Window};
+use crate::format;
 use crate::record::Metric;
+use crate::result::{Run, Search, Window};
 
 /// Colours and text of every plot; a page has it once, a file by itself too.
 pub(super) const STYLE: &str = "

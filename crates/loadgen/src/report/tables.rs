@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::format::{duration, latency, percent, percentile, rate};
-use super::model::{Bounds, Compare, Document, Run, Search, Summary};
+use crate::format::{duration, latency, percent, percentile, rate};
+use crate::result::{Bounds, Compare, Document, Run, Search, Summary};
 
 /// The whole text for `document`, without a line end behind it.
 pub(super) fn text(document: &Document) -> String {

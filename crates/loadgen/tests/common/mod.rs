@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use loadgen::record::Metric;
-use loadgen::report::model::{Document, Run, Summary};
+use loadgen::result::{Document, Run, Summary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

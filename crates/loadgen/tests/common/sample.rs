@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use loadgen::record::Metric;
-use loadgen::report::model::{Counts, Document, Generator, Plan, Run, SCHEMA_VERSION, Slo, Validity, Window};
+use loadgen::result::{Counts, Document, Generator, Plan, Run, SCHEMA_VERSION, Slo, Validity, Window};
 use loadgen::serve::model::{Behaviour, Fate, Stalls};
 
 const RATE: u64 = 1000;

@@ -1,6 +1,6 @@
 //! Numbers as a person reads them.
 
-use super::model::Summary;
+use crate::result::Summary;
 
 /// A duration in seconds with three digits and the unit that fits: `84.0 µs`, `1.90 s`.
 pub(crate) fn duration(seconds: f64) -> String {
@@ -21,7 +21,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// A value of a summary: marked `≥` where unfinished requests make it a lower bound, `-` where there is none.
-pub(super) fn latency(summary: &Summary, value: Option<f64>) -> String {
+pub(crate) fn latency(summary: &Summary, value: Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if summary.censored_from.is_some_and(|from| value >= from * 0.999) => {
@@ -32,7 +32,7 @@ pub(super) fn latency(summary: &Summary, value: Option<f64>) -> String {
 }
 
 /// A rate with as many digits as its size deserves.
-pub(super) fn rate(value: f64) -> String {
+pub(crate) fn rate(value: f64) -> String {
     let text = match value {
         value if value < 10.0 => format!("{value:.3}"),
         value if value < 10_000.0 => format!("{value:.1}"),
