@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use echo_service::{complain, print_line};
 
-use crate::{compare, find, report, run, serve};
+use crate::{compare, report, run, search_command, serve};
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -38,7 +38,7 @@ enum Command {
     /// One run at a constant rate
     Run(run::RunArgs),
     /// The highest rate that holds a latency limit
-    Search(find::SearchArgs),
+    Search(search_command::SearchArgs),
     /// Several targets on the same schedule, interleaved
     Compare(compare::CompareArgs),
     /// A misbehaving target
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
-        Command::Search(args) => find::run(args),
+        Command::Search(args) => search_command::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Report(args) => report::run(args),

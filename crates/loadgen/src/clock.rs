@@ -1,6 +1,4 @@
-//! Time, injected: nanoseconds of CLOCK_MONOTONIC in a live run, a plain number in a test.
-
-use std::cell::Cell;
+//! Time: nanoseconds of CLOCK_MONOTONIC in a live run. The engine takes it as an argument, so that a test can make it up.
 
 /// Nanoseconds on the clock in use.
 pub type Nanos = u64;
@@ -8,38 +6,16 @@ pub type Nanos = u64;
 /// One second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// Tells the time.
-pub trait Clock {
-    /// Nanoseconds since an origin that stays the same for the life of the process.
-    fn now(&self) -> Nanos;
-}
-
 /// CLOCK_MONOTONIC: the clock of the timerfd, so that both speak of the same instants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Monotonic;
 
-impl Clock for Monotonic {
-    fn now(&self) -> Nanos {
+impl Monotonic {
+    /// Nanoseconds since an origin that stays the same for the life of the process.
+    pub fn now(self) -> Nanos {
         // The call has no failure for this clock on any Linux; a 0 would be seen at once as an enormous send lag.
         nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
             .map_or(0, |t| t.tv_sec() as u64 * SECOND + t.tv_nsec() as u64)
-    }
-}
-
-/// A clock that stands still until it is set: for tests and the simulator.
-#[derive(Debug, Default)]
-pub struct Virtual(Cell<Nanos>);
-
-impl Virtual {
-    /// Sets the time.
-    pub fn set(&self, now: Nanos) {
-        self.0.set(now);
-    }
-}
-
-impl Clock for Virtual {
-    fn now(&self) -> Nanos {
-        self.0.get()
     }
 }
 

@@ -15,9 +15,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::clock::{Clock as _, Monotonic, Nanos, SECOND, seconds};
+use crate::clock::{Monotonic, Nanos, SECOND, seconds};
 use crate::engine::{Closed, Connections, Engine, Slot, Work};
-use crate::pacer::{Kind, Pacer};
+use crate::pacer::{Pacer, PacerKind};
 use crate::protocol::hyper::Hyper;
 use crate::protocol::lean::Lean;
 use crate::protocol::line::Line;
@@ -31,7 +31,7 @@ use crate::template::Requests;
 
 /// What kind of requests, and whereto.
 #[derive(Clone)]
-pub enum What {
+pub enum RequestKind {
     /// HTTP/1.1, over TLS if there is one.
     Http(Client, Arc<Route>, Arc<Requests>, Option<Tls>),
     /// Datagrams of this size.
@@ -44,7 +44,7 @@ pub enum What {
 #[derive(Clone)]
 pub struct Spec {
     /// Whereto and what.
-    pub what: What,
+    pub kind: RequestKind,
     /// When.
     pub schedule: Schedule,
     /// Which part of the schedule is this process's.
@@ -54,7 +54,7 @@ pub struct Spec {
     /// When the warm-up begins; at once if `None`.
     pub start_at: Option<SystemTime>,
     /// How the workers wait.
-    pub pacer: Kind,
+    pub pacer: PacerKind,
     /// Requests due within this time leave at one wake.
     pub coalesce: Nanos,
     /// Workers.
@@ -140,7 +140,7 @@ pub(crate) struct WorkerEnd {
 }
 
 /// A worker's view of what it shares: stop flag, gauge, the way its windows go.
-pub(crate) struct Desk {
+pub(crate) struct Reporter {
     shared: Arc<Shared>,
     number: usize,
     full: Sender<WindowRecord>,
@@ -150,15 +150,15 @@ pub(crate) struct Desk {
 }
 
 /// How often a worker looks for the stop flag at least.
-pub(crate) const GLANCE: Nanos = 50_000_000;
+pub(crate) const STOP_CHECK: Nanos = 50_000_000;
 
-impl Desk {
+impl Reporter {
     /// True when the run is to end early.
     pub(crate) fn stopped(&self) -> bool {
         self.shared.stop.load(Relaxed)
     }
 
-    /// True when the next [`Desk::report`] will pass the numbers on: counting them at each wake would cost too much.
+    /// True when the next [`Reporter::report`] will pass the numbers on: counting them at each wake would cost too much.
     pub(crate) fn is_due(&self, now: Nanos) -> bool {
         now >= self.next_report
     }
@@ -177,7 +177,7 @@ impl Desk {
         if !self.is_due(now) {
             return;
         }
-        self.next_report = now + GLANCE / 2;
+        self.next_report = now + STOP_CHECK / 2;
         while let Ok(window) = self.empty.try_recv() {
             recorder.recycle(window);
         }
@@ -319,8 +319,8 @@ async fn serve_slot<P: Protocol>(
 /// A worker whose requests each have a connection to themselves.
 async fn connections_worker<P: Protocol + 'static>(
     work: Work,
-    pacer: Kind,
-    mut desk: Desk,
+    pacer: PacerKind,
+    mut reporter: Reporter,
     make: impl Fn(Slot) -> P,
 ) -> io::Result<WorkerEnd> {
     let mut pacer = Pacer::new(pacer)?;
@@ -337,7 +337,7 @@ async fn connections_worker<P: Protocol + 'static>(
         let wake = {
             let mut engine = shared.borrow_mut();
             cpu.note(now, start, end);
-            if desk.stopped() {
+            if reporter.stopped() {
                 engine.stop();
             }
             engine.wake(now, &mut cancelled);
@@ -364,20 +364,21 @@ async fn connections_worker<P: Protocol + 'static>(
                 // The moment at which the pool shows whether it was enough: the last request has just been released.
                 (saturated, ending) = (engine.saturated(), true);
             }
-            let due = desk.is_due(now);
-            let over = if due { desk.limit().map_or(0, |limit| engine.over_limit(now, limit)) } else { 0 };
+            let due = reporter.is_due(now);
+            let over =
+                if due { reporter.limit().map_or(0, |limit| engine.over_limit(now, limit)) } else { 0 };
             let pending = engine.pending();
-            desk.report(&mut engine.recorder, now, pending, over);
+            reporter.report(&mut engine.recorder, now, pending, over);
             engine.next_wake()
         };
         let Some(wake) = wake else { break };
         let give_up = shared.borrow().give_up_at();
-        if now >= give_up || desk.stopped() {
+        if now >= give_up || reporter.stopped() {
             break;
         }
         tokio::select! {
             biased;
-            woken = pacer.until(wake.min(now + GLANCE).min(give_up)) => woken?,
+            woken = pacer.until(wake.min(now + STOP_CHECK).min(give_up)) => woken?,
             () = drained.notified() => {}
         }
     }
@@ -385,7 +386,7 @@ async fn connections_worker<P: Protocol + 'static>(
     let mut engine = shared.borrow_mut();
     let now = Monotonic.now();
     engine.close(now);
-    desk.report(&mut engine.recorder, now, 0, 0);
+    reporter.report(&mut engine.recorder, now, 0, 0);
     let recorder = std::mem::replace(&mut engine.recorder, Recorder::new(start, end - start, None));
     Ok(WorkerEnd {
         recorder,
@@ -399,7 +400,7 @@ async fn connections_worker<P: Protocol + 'static>(
 }
 
 /// Keeps the windows of a run: merged over the workers, encoded, and halved in number when they become too many.
-struct Keeper {
+struct WindowStore {
     /// How many are too many.
     most: usize,
     /// Windows that some worker may still add to.
@@ -424,7 +425,7 @@ const MOST_WINDOWS: usize = 900;
 /// A worker may be this many windows behind another before its window is merged the slow way.
 const OPEN_WINDOWS: u64 = 3;
 
-impl Keeper {
+impl WindowStore {
     fn new(most: usize) -> Self {
         Self { most, open: BTreeMap::new(), kept: BTreeMap::new(), fold: 1 }
     }
@@ -575,14 +576,14 @@ impl Spec {
 }
 
 /// One worker, from its runtime to its end.
-fn worker(spec: &Spec, work: Work, number: usize, desk: Desk) -> io::Result<WorkerEnd> {
+fn worker(spec: &Spec, work: Work, number: usize, reporter: Reporter) -> io::Result<WorkerEnd> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default())?;
     let pacer = spec.pacer;
     let first = number as u64;
     let step = spec.threads as u64;
-    match &spec.what {
-        What::Http(client, route, requests, tls) => {
+    match &spec.kind {
+        RequestKind::Http(client, route, requests, tls) => {
             let connector = |slot: Slot| Connector {
                 route: Arc::clone(route),
                 tls: tls.clone(),
@@ -591,17 +592,17 @@ fn worker(spec: &Spec, work: Work, number: usize, desk: Desk) -> io::Result<Work
             let lean = |slot| Lean::new(connector(slot), Arc::clone(requests));
             let hyper = |slot| Hyper::new(connector(slot), Arc::clone(requests));
             match client {
-                Client::Lean => runtime.block_on(connections_worker(work, pacer, desk, lean)),
-                Client::Hyper => runtime.block_on(connections_worker(work, pacer, desk, hyper)),
+                Client::Lean => runtime.block_on(connections_worker(work, pacer, reporter, lean)),
+                Client::Hyper => runtime.block_on(connections_worker(work, pacer, reporter, hyper)),
             }
         }
-        What::Line(route, body) => {
+        RequestKind::Line(route, body) => {
             let (route, body) = (Arc::clone(route), body.clone());
             let make = move |_| Line::new(Arc::clone(&route), body.clone());
-            runtime.block_on(connections_worker(work, pacer, desk, make))
+            runtime.block_on(connections_worker(work, pacer, reporter, make))
         }
-        What::Udp(route, size) => {
-            runtime.block_on(udp::worker(work, pacer, desk, Arc::clone(route), *size, first))
+        RequestKind::Udp(route, size) => {
+            runtime.block_on(udp::worker(work, pacer, reporter, Arc::clone(route), *size, first))
         }
     }
 }
@@ -646,7 +647,7 @@ pub fn execute(
         let (back, empty) = channel();
         empties.push(back);
         let work = spec.work(number, start);
-        let desk = Desk {
+        let reporter = Reporter {
             shared: Arc::clone(&shared),
             number,
             full: full.clone(),
@@ -656,7 +657,7 @@ pub fn execute(
         };
         let spec = spec.clone();
         let thread = std::thread::Builder::new().name(format!("loadgen-{number}"));
-        let spawned = thread.spawn(move || worker(&spec, work, number, desk));
+        let spawned = thread.spawn(move || worker(&spec, work, number, reporter));
         workers.push(spawned.context("cannot start a worker thread: use fewer --threads")?);
     }
     drop(full);
@@ -666,7 +667,7 @@ pub fn execute(
     let scheduled =
         if spec.abort_early { spec.share.of_first(spec.schedule.count_before(Nanos::MAX)) } else { 0 };
     let allowed = spec.objective.allowed_over(scheduled);
-    let (mut keeper, mut interrupted, mut stopped_at) = (Keeper::new(MOST_WINDOWS), false, None);
+    let (mut store, mut interrupted, mut stopped_at) = (WindowStore::new(MOST_WINDOWS), false, None);
     let mut next_line = start + SECOND;
     let mut last: Option<WindowRecord> = None;
     let mut turn = 0;
@@ -679,7 +680,7 @@ pub fn execute(
                     _ if newest => last = Some(window.clone()),
                     _ => {}
                 }
-                if let Some(spare) = keeper.add(window) {
+                if let Some(spare) = store.add(window) {
                     // Whoever gets it: all workers' windows are alike.
                     _ = empties[turn % empties.len()].send(spare);
                     turn += 1;
@@ -746,7 +747,7 @@ pub fn execute(
         }
     }
     let conduct = Conduct {
-        cpu_wanted: (spec.pacer != Kind::Spin).then_some(generator.cpu_wanted),
+        cpu_wanted: (spec.pacer != PacerKind::Spin).then_some(generator.cpu_wanted),
         kernel_dropped: datagrams.map_or(0, |udp| udp.kernel_dropped),
         saturated,
         unloaded: recorder.unloaded(),
@@ -756,7 +757,7 @@ pub fn execute(
     };
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     Ok(Finished {
-        windows: keeper.finish(&spec.schedule, spec.share, duration),
+        windows: store.finish(&spec.schedule, spec.share, duration),
         recorder,
         conduct,
         generator,
@@ -778,7 +779,7 @@ mod tests {
     #[test]
     fn windows_are_folded_in_pairs_when_they_become_too_many() {
         let seconds = 41;
-        let mut keeper = Keeper::new(30);
+        let mut store = WindowStore::new(30);
         let mut spare = None;
         for number in 0..seconds {
             let mut window: WindowRecord = spare.take().unwrap_or_default();
@@ -786,11 +787,11 @@ mod tests {
             window.corrected.clear();
             window.corrected.record(number + 1, number);
             window.corrected.record(1_000_000, number);
-            spare = keeper.add(window);
+            spare = store.add(window);
         }
         let rate = Rate::new(2, 1).expect("not zero");
         let schedule = Schedule { arrival: Arrival::Constant(rate), duration: seconds * SECOND };
-        let windows = keeper.finish(&schedule, Share::ALL, schedule.duration);
+        let windows = store.finish(&schedule, Share::ALL, schedule.duration);
         assert_eq!(windows.len() as u64, seconds.div_ceil(2));
         assert!(windows.iter().all(|window| window.length == 2.0));
         for (of, sum) in [

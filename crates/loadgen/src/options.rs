@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use crate::clock::{Nanos, nanos};
 use crate::engine::Closed;
-use crate::live::{Spec, What};
-use crate::pacer::Kind;
+use crate::live::{RequestKind, Spec};
+use crate::pacer::PacerKind;
 use crate::protocol::{Client, Route, stream, udp};
 use crate::result::Plan;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
@@ -267,7 +267,7 @@ pub struct LoadArgs {
     pub seed: Option<u64>,
     /// How a worker waits for the next request
     #[arg(long, value_enum, default_value = "timerfd")]
-    pub pacer: Kind,
+    pub pacer: PacerKind,
     /// Release all requests due within DUR at one wake: fewer wakes, and up to DUR of send lag
     #[arg(long, value_name = "DUR", default_value = "0s")]
     pub coalesce: Span,
@@ -475,24 +475,24 @@ impl LoadArgs {
             anyhow::bail!("--source {source} cannot reach {to}: give addresses of the same family");
         }
         let route = Arc::new(Route { to, from: self.source.clone() });
-        let what = match target.scheme {
+        let kind = match target.scheme {
             Scheme::Http | Scheme::Https => {
                 let requests = Arc::new(Requests::new(&described, &target.authority(), &data, seed)?);
                 let tls = match target.scheme {
                     Scheme::Https => Some(stream::tls(&target.host, self.cacert.as_deref())?),
                     _ => None,
                 };
-                What::Http(self.client, route, requests, tls)
+                RequestKind::Http(self.client, route, requests, tls)
             }
-            Scheme::Udp => What::Udp(route, self.size as usize),
-            Scheme::Tcp => What::Line(route, self.body()?),
+            Scheme::Udp => RequestKind::Udp(route, self.size as usize),
+            Scheme::Tcp => RequestKind::Line(route, self.body()?),
         };
         anyhow::ensure!(
             !(closed.is_some() && target.scheme == Scheme::Udp),
             "--closed-loop needs a connection to wait on: give an http or tcp target"
         );
         let spec = Spec {
-            what,
+            kind,
             schedule,
             share: self.shard.unwrap_or(Share::ALL),
             warm_up: self.warmup.map_or(nanos(5.0), |span| span.0),
@@ -530,9 +530,9 @@ pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) ->
         rate_text: args.map_or_else(String::new, ScheduleArgs::text),
         duration: spec.schedule.duration as f64 / 1e9,
         warmup: spec.warm_up as f64 / 1e9,
-        client: match &spec.what {
-            What::Http(client, ..) => Some(client.name().to_owned()),
-            What::Udp(..) | What::Line(..) => None,
+        client: match &spec.kind {
+            RequestKind::Http(client, ..) => Some(client.name().to_owned()),
+            RequestKind::Udp(..) | RequestKind::Line(..) => None,
         },
         pacer: spec.pacer.name().to_owned(),
         coalesce: spec.coalesce as f64 / 1e9,

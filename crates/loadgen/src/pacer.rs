@@ -12,11 +12,11 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::clock::{Clock as _, Monotonic, Nanos};
+use crate::clock::{Monotonic, Nanos};
 
 /// How a worker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
+pub enum PacerKind {
     /// An absolute timer of the kernel's, as a descriptor: tens of microseconds late
     Timerfd,
     /// tokio's timer: one to two milliseconds late
@@ -25,13 +25,13 @@ pub enum Kind {
     Spin,
 }
 
-impl Kind {
+impl PacerKind {
     /// As it stands in a result.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Timerfd => "timerfd",
-            Kind::Tokio => "tokio",
-            Kind::Spin => "spin",
+            PacerKind::Timerfd => "timerfd",
+            PacerKind::Tokio => "tokio",
+            PacerKind::Spin => "spin",
         }
     }
 }
@@ -49,7 +49,7 @@ impl AsRawFd for Timer {
 /// Wakes its task at moments on CLOCK_MONOTONIC. Belongs to one thread's runtime.
 #[derive(Debug)]
 pub struct Pacer {
-    kind: Kind,
+    kind: PacerKind,
     timer: AsyncFd<Timer>,
     /// What the timer is set to, until it has expired: setting it again to the same moment would be a wasted call.
     armed: Option<Nanos>,
@@ -63,7 +63,7 @@ impl Pacer {
     ///
     /// # Errors
     /// No descriptor left for the timer.
-    pub fn new(kind: Kind) -> io::Result<Self> {
+    pub fn new(kind: PacerKind) -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         // The default slack of 50 µs would be added to every wait. Not allowed to: later, and the send lag shows it.
@@ -86,12 +86,12 @@ impl Pacer {
             return Ok(());
         }
         match self.kind {
-            Kind::Timerfd => self.timer_until(at).await,
-            Kind::Tokio => {
+            PacerKind::Timerfd => self.timer_until(at).await,
+            PacerKind::Tokio => {
                 tokio::time::sleep_until((Instant::now() + Duration::from_nanos(at - now)).into()).await;
                 Ok(())
             }
-            Kind::Spin => {
+            PacerKind::Spin => {
                 if at - now > SPIN {
                     self.timer_until(at - SPIN).await?;
                 }
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_pacer_wakes_and_none_wakes_early() {
-        for kind in [Kind::Timerfd, Kind::Tokio, Kind::Spin] {
+        for kind in [PacerKind::Timerfd, PacerKind::Tokio, PacerKind::Spin] {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut pacer = Pacer::new(kind).unwrap();

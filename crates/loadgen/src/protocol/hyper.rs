@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 
 use super::stream::{Connector, Stream};
 use super::{Context, Protocol, class};
-use crate::clock::{Clock as _, Monotonic};
+use crate::clock::Monotonic;
 use crate::record::Ending;
 use crate::template::Requests;
 

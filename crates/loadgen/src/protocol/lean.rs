@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::response::{Inbox, Malformed, Response};
 use super::stream::{Connector, Stream};
 use super::{Context, Protocol, class};
-use crate::clock::{Clock as _, Monotonic};
+use crate::clock::Monotonic;
 use crate::record::Ending;
 use crate::template::Requests;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Context, Protocol, Route, class};
-use crate::clock::{Clock as _, Monotonic};
+use crate::clock::Monotonic;
 use crate::record::Ending;
 
 /// One place for a connection at a time.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use crate::clock::{Clock as _, Monotonic, Nanos};
+use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Engine, Slot};
 use crate::record::Ending;
 use crate::schedule::Job;

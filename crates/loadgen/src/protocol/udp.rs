@@ -19,10 +19,10 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::{Route, class};
-use crate::clock::{Clock as _, Monotonic, Nanos};
+use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Connections, Work};
-use crate::live::{CpuUse, Desk, GLANCE, WorkerEnd};
-use crate::pacer::{Kind, Pacer};
+use crate::live::{CpuUse, Reporter, STOP_CHECK, WorkerEnd};
+use crate::pacer::{Pacer, PacerKind};
 use crate::record::{Ending, Recorder, Stamps};
 use crate::result::UdpCounts;
 use crate::schedule::{Backlog, Cursor, Due, Job, Schedule, Share};
@@ -512,8 +512,8 @@ async fn readable(ports: &[Port]) -> io::Result<()> {
 /// A worker for datagrams.
 pub(crate) async fn worker(
     work: Work,
-    pacer: Kind,
-    mut desk: Desk,
+    pacer: PacerKind,
+    mut reporter: Reporter,
     route: Arc<Route>,
     size: usize,
     first: u64,
@@ -533,7 +533,7 @@ pub(crate) async fn worker(
     loop {
         let now = Monotonic.now();
         cpu.note(now, start, end);
-        if desk.stopped() {
+        if reporter.stopped() {
             worker.backlog.stop();
         }
         // A wake-up for a reply is none for the schedule: otherwise replies would undo what --coalesce asks for.
@@ -559,16 +559,16 @@ pub(crate) async fn worker(
         }
         worker.expire(now);
         worker.recorder.roll(now);
-        let over = if desk.is_due(now) {
+        let over = if reporter.is_due(now) {
             let old =
                 |limit| worker.measured.oldest().is_some_and(|at| now.saturating_sub(start + at) > limit);
-            worker.recorder.over_limit() + u64::from(desk.limit().is_some_and(old))
+            worker.recorder.over_limit() + u64::from(reporter.limit().is_some_and(old))
         } else {
             0
         };
         let pending = worker.pending();
-        desk.report(&mut worker.recorder, now, pending, over);
-        if now >= give_up || desk.stopped() || (worker.backlog.next_wake().is_none() && pending == 0) {
+        reporter.report(&mut worker.recorder, now, pending, over);
+        if now >= give_up || reporter.stopped() || (worker.backlog.next_wake().is_none() && pending == 0) {
             break;
         }
         if batches == 4 {
@@ -576,7 +576,7 @@ pub(crate) async fn worker(
             tokio::task::yield_now().await;
             continue;
         }
-        let wake = worker.next_wake().unwrap_or(give_up).min(now + GLANCE).min(give_up);
+        let wake = worker.next_wake().unwrap_or(give_up).min(now + STOP_CHECK).min(give_up);
         tokio::select! {
             biased;
             woken = pacer.until(wake) => woken?,
@@ -587,7 +587,7 @@ pub(crate) async fn worker(
     let now = Monotonic.now();
     worker.close(now);
     worker.counts.kernel_dropped = ports.iter().map(|port| dropped(&port.socket)).sum();
-    desk.report(&mut worker.recorder, now, 0, 0);
+    reporter.report(&mut worker.recorder, now, 0, 0);
     Ok(WorkerEnd {
         recorder: worker.recorder,
         opened: ports.len(),

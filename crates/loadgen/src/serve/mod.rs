@@ -35,7 +35,7 @@ const ANSWER: &str = "ok\n";
 
 /// What the target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub enum ServeKind {
     /// HTTP/1.1: every request is answered with 200 and a short body
     Http,
     /// A UDP echo
@@ -48,7 +48,7 @@ pub enum Kind {
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServeArgs {
     /// What the target speaks
-    pub kind: Kind,
+    pub kind: ServeKind,
     /// IP:PORT to listen on, `[::1]:2000` too; port 0 lets the kernel choose
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = echo_service::parse_address)]
     pub addr: SocketAddr,
@@ -131,7 +131,7 @@ impl ServeArgs {
                 "--every {every:?} must be longer than --stall {stall:?}: choose a longer one"
             ));
         }
-        if self.kind != Kind::Udp && (self.drop_every.is_some() || self.dup_every.is_some()) {
+        if self.kind != ServeKind::Udp && (self.drop_every.is_some() || self.dup_every.is_some()) {
             return Err(
                 "--drop-every and --dup-every are for udp, where replies can be lost: leave them out"
                     .to_owned(),
@@ -398,7 +398,7 @@ enum Socket {
 }
 
 impl Socket {
-    async fn bind(kind: Kind, wanted: SocketAddr, backlog: u16) -> io::Result<Self> {
+    async fn bind(kind: ServeKind, wanted: SocketAddr, backlog: u16) -> io::Result<Self> {
         let listen = || {
             let socket = match wanted {
                 SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
@@ -410,9 +410,9 @@ impl Socket {
             socket.listen(backlog.into())
         };
         Ok(match kind {
-            Kind::Http => Self::Http(listen()?),
-            Kind::Udp => Self::Udp(tokio::net::UdpSocket::bind(wanted).await?),
-            Kind::Tcp => Self::Tcp(listen()?),
+            ServeKind::Http => Self::Http(listen()?),
+            ServeKind::Udp => Self::Udp(tokio::net::UdpSocket::bind(wanted).await?),
+            ServeKind::Tcp => Self::Tcp(listen()?),
         })
     }
 
@@ -456,9 +456,9 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     }
     let (ip, port) = (reachable(address).ip(), address.port());
     let hint = match args.kind {
-        Kind::Http => format!("curl http://{}/", reachable(address)),
-        Kind::Udp => format!("nc -u {ip} {port}"),
-        Kind::Tcp => format!("nc {ip} {port}"),
+        ServeKind::Http => format!("curl http://{}/", reachable(address)),
+        ServeKind::Udp => format!("nc -u {ip} {port}"),
+        ServeKind::Tcp => format!("nc {ip} {port}"),
     };
     print_line(format_args!("{PROGRAM}: listening on {address}  (try: {hint})"));
     trace_marks::mark("ready");

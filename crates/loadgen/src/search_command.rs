@@ -86,7 +86,7 @@ impl Live<'_> {
         spec.schedule = Schedule { arrival, duration: nanos(duration) };
         spec.warm_up = self.warm_up.map_or_else(|| nanos((duration / 4.0).min(1.0)), |span| span.0);
         if let (None, Some(unloaded)) = (spec.connections, unloaded)
-            && !matches!(spec.what, crate::live::What::Udp(..))
+            && !matches!(spec.kind, crate::live::RequestKind::Udp(..))
         {
             // Known beforehand, so that no trial begins with a pool that is too small.
             let wanted = (4.0 * rate * unloaded.max(0.000_25)).ceil() as usize;
