@@ -1,4 +1,4 @@
-//! The command line: subcommands, exit codes.
+//! The command line: subcommands.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,20 +6,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use echo_service::{complain, print_line};
 
+use crate::exit::{EXIT_FAILURE, EXIT_INVALID, EXIT_OK, EXIT_USAGE, OwnFailure, WrongUsage};
 use crate::{compare, report, run, search_command, serve};
-
-/// Done.
-pub const EXIT_OK: u8 = 0;
-/// It failed while starting or running.
-pub const EXIT_FAILURE: u8 = 1;
-/// Wrong usage.
-pub const EXIT_USAGE: u8 = 2;
-/// The objective was violated.
-pub const EXIT_SLO: u8 = 3;
-/// The generator was the limit, or the measurement is invalid; wins over [`EXIT_SLO`].
-pub const EXIT_INVALID: u8 = 4;
-/// A signal ended it; partial results were printed.
-pub const EXIT_INTERRUPTED: u8 = 130;
 
 #[derive(Parser, Debug)]
 #[command(
@@ -48,7 +36,7 @@ enum Command {
 }
 
 /// Ends the process for wrong usage that clap cannot see, in clap's own words.
-pub(crate) fn usage(subcommand: &str, message: &str) -> ! {
+fn usage(subcommand: &str, message: &str) -> ! {
     let mut command = Cli::command();
     command.build();
     let mut command = command.find_subcommand_mut(subcommand).cloned().unwrap_or_else(Cli::command);
@@ -80,19 +68,22 @@ fn wrong_usage(error: &clap::Error) -> ! {
 /// Parses the command line, runs the subcommand, and turns its outcome into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| wrong_usage(&error));
-    let outcome = match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Search(args) => search_command::run(args),
-        Command::Compare(args) => compare::run(args),
-        Command::Serve(args) => serve::run(args),
-        Command::Report(args) => report::run(args),
+    let (name, outcome) = match &cli.command {
+        Command::Run(args) => ("run", run::run(args)),
+        Command::Search(args) => ("search", search_command::run(args)),
+        Command::Compare(args) => ("compare", compare::run(args)),
+        Command::Serve(args) => ("serve", serve::run(args)),
+        Command::Report(args) => ("report", report::run(args)),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
+            if let Some(WrongUsage(message)) = error.downcast_ref() {
+                usage(name, message);
+            }
             // One sentence: the chain of causes on one line, never Debug output.
             complain("loadgen", format_args!("{error:#}"));
-            ExitCode::from(EXIT_FAILURE)
+            ExitCode::from(if error.is::<OwnFailure>() { EXIT_INVALID } else { EXIT_FAILURE })
         }
     }
 }

@@ -1,14 +1,16 @@
 //! `loadgen compare`: several targets on one schedule, in turns, so that what drifts on the machine befalls them all.
 
-use crate::cli::usage;
 use crate::clock::{Nanos, SECOND, nanos};
-use crate::live::{Finished, Spec, execute};
+use crate::exit::WrongUsage;
+use crate::live::{Finished, execute};
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg};
+use crate::outcome::result;
+use crate::process::{interrupt, raise_descriptor_limit};
 use crate::progress::Display;
 use crate::report::{self, OutputArgs};
 use crate::result::{Compare, Document, Ratio, Run, SCHEMA_VERSION, Summary};
-use crate::run::{exit, interrupt, raise_descriptor_limit, result};
 use crate::schedule::{Arrival, Schedule};
+use crate::spec::Spec;
 use crate::target::Target;
 
 /// Flags of `loadgen compare`.
@@ -93,10 +95,12 @@ fn ratios(runs: &[Run]) -> Vec<Ratio> {
 /// A target that does not resolve, a file that cannot be read or written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let seed = args.load.seed();
-    let (schedule, closed) =
-        args.schedule.schedule(args.load.arrival, seed).unwrap_or_else(|e| usage("compare", &e));
+    let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed).map_err(WrongUsage)?;
     if args.load.start_at.is_some() || args.load.shard.is_some() {
-        usage("compare", "--shard and --start-at belong to run: a comparison takes its turns by itself");
+        return Err(WrongUsage(
+            "--shard and --start-at belong to run: a comparison takes its turns by itself".to_owned(),
+        )
+        .into());
     }
     // What has a shape is run whole each turn; what is even is cut into turns.
     let even = matches!(schedule.arrival, Arrival::Constant(_) | Arrival::Poisson(..))
@@ -149,6 +153,5 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let ratios = ratios(&targets);
     let document =
         Document::Compare(Compare { schema_version: SCHEMA_VERSION, targets, ratios, rounds: done });
-    report::emit(&document, &args.output)?;
-    Ok(exit(&document, interrupted))
+    report::finish(&document, &args.output, interrupted)
 }

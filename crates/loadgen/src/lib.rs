@@ -4,24 +4,30 @@
 //! from the moment at which its request *should* have started ([`record`]). A search over trials ([`search`]) turns
 //! that into the highest rate that holds an objective ([`slo`]).
 //!
-//! The modules without I/O (`schedule`, `clock`, `record`, `slo`, `search`, `sim`) know neither sockets nor a
-//! runtime: the analytic tests run them under a virtual clock. Around them stand the pacer, the protocols, the
-//! misbehaving target ([`serve`]) and the outputs ([`report`]); [`testing`] has the network that loses datagrams.
+//! Files import downwards. On the ground floor stand [`result`], [`schedule`] and [`record`]; [`engine`], [`slo`] and
+//! [`search`] know neither sockets nor a runtime, so the analytic tests run them on made-up time ([`sim`]). Above them the
+//! pacer and the protocols, one room for the workers' connections, then [`live`], which runs a [`spec::Spec`]; on top the
+//! subcommands, the misbehaving target ([`serve`]) and the outputs ([`report`]).
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod clock;
 pub mod compare;
+mod connections;
 pub mod engine;
+pub mod exit;
 mod format;
 pub mod live;
 pub mod options;
+mod outcome;
 pub mod pacer;
+mod process;
 pub mod progress;
 pub mod protocol;
 pub mod record;
 pub mod report;
+mod reporter;
 pub mod result;
 pub mod run;
 pub mod schedule;
@@ -30,6 +36,8 @@ pub mod search_command;
 pub mod serve;
 pub mod sim;
 pub mod slo;
+pub mod spec;
 pub mod target;
 pub mod template;
 pub mod testing;
+mod windows;

@@ -12,12 +12,11 @@ use serde::Deserialize;
 
 use crate::clock::{Nanos, nanos};
 use crate::engine::Closed;
-use crate::live::{RequestKind, Spec};
 use crate::pacer::PacerKind;
 use crate::protocol::{Client, Route, stream, udp};
-use crate::result::Plan;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
 use crate::slo::Objective;
+use crate::spec::{RequestKind, Spec};
 use crate::target::{Scheme, Target};
 use crate::template::{Data, Described, Requests};
 
@@ -240,7 +239,7 @@ impl ScheduleArgs {
     }
 
     /// As it stands in a result.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match (&self.rate, &self.ramp, &self.steps) {
             (Some(rate), ..) => rate.to_string(),
             (_, Some((a, b, span)), _) => format!("{a}:{b}:{}s", span.seconds()),
@@ -508,42 +507,6 @@ impl LoadArgs {
             abort_early: false,
         };
         Ok((spec, target))
-    }
-}
-
-/// What was asked for, as it stands in the result.
-pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) -> Plan {
-    let open_rate = (spec.closed != Some(Closed::AsFastAsPossible)).then(|| spec.schedule.mean_rate());
-    let arrival = match (&spec.schedule.arrival, spec.closed) {
-        (_, Some(_)) => "closed",
-        (Arrival::Constant(_), _) => "constant",
-        (Arrival::Poisson(..), _) => "poisson",
-        (Arrival::Ramp(..), _) => "ramp",
-        (Arrival::Steps(..), _) => "steps",
-        (Arrival::Trace(_), _) => "trace",
-    };
-    Plan {
-        target: target.to_string(),
-        protocol: target.scheme.name().to_owned(),
-        arrival: arrival.to_owned(),
-        rate: open_rate,
-        rate_text: args.map_or_else(String::new, ScheduleArgs::text),
-        duration: spec.schedule.duration as f64 / 1e9,
-        warmup: spec.warm_up as f64 / 1e9,
-        client: match &spec.kind {
-            RequestKind::Http(client, ..) => Some(client.name().to_owned()),
-            RequestKind::Udp(..) | RequestKind::Line(..) => None,
-        },
-        pacer: spec.pacer.name().to_owned(),
-        coalesce: spec.coalesce as f64 / 1e9,
-        threads: spec.threads as u64,
-        connections: spec.connections.unwrap_or(0) as u64,
-        connections_used: 0,
-        timeout: spec.timeout as f64 / 1e9,
-        grace: spec.grace as f64 / 1e9,
-        shard: spec.share.part,
-        shards: spec.share.of,
-        merged_shards: vec![spec.share.part],
     }
 }
 

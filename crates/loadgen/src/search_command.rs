@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::cli::usage;
 use crate::clock::{nanos, seconds};
-use crate::live::{Spec, execute};
-use crate::options::{ArrivalArg, LoadArgs, SloArgs, Span, TargetArg, plan, width};
+use crate::exit::WrongUsage;
+use crate::live::execute;
+use crate::options::{ArrivalArg, LoadArgs, SloArgs, Span, TargetArg, width};
+use crate::outcome::plan;
+use crate::process::{interrupt, raise_descriptor_limit};
 use crate::progress::Display;
 use crate::report::{self, OutputArgs};
 use crate::result::{Document, SCHEMA_VERSION, Search, Validity};
-use crate::run::{exit, interrupt, raise_descriptor_limit};
 use crate::schedule::{Arrival, Rate, Schedule};
 use crate::search::{Outcome, Phase, Request, Settings, Trial, search};
 use crate::slo::{Verdict, judge};
+use crate::spec::{RequestKind, Spec};
 
 /// Flags of `loadgen search`.
 #[derive(clap::Args, Clone, Debug)]
@@ -86,7 +88,7 @@ impl Live<'_> {
         spec.schedule = Schedule { arrival, duration: nanos(duration) };
         spec.warm_up = self.warm_up.map_or_else(|| nanos((duration / 4.0).min(1.0)), |span| span.0);
         if let (None, Some(unloaded)) = (spec.connections, unloaded)
-            && !matches!(spec.kind, crate::live::RequestKind::Udp(..))
+            && !matches!(spec.kind, RequestKind::Udp(..))
         {
             // Known beforehand, so that no trial begins with a pool that is too small.
             let wanted = (4.0 * rate * unloaded.max(0.000_25)).ceil() as usize;
@@ -173,14 +175,20 @@ impl Trial for Live<'_> {
 pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
     let objective = args.slo.objective();
     let Some(limit) = objective.max_latency else {
-        usage("search", "give --max-latency L: the limit that the rate is to hold");
+        return Err(WrongUsage("give --max-latency L: the limit that the rate is to hold".to_owned()).into());
     };
     let bad_rates = args.max_rate.is_some_and(|max| max.per_second() < args.min_rate.per_second());
     if bad_rates || args.trial.0 == 0 || args.hold.0 == 0 {
-        usage("search", "give a --max-rate of at least --min-rate, and a --trial and --for above zero");
+        return Err(WrongUsage(
+            "give a --max-rate of at least --min-rate, and a --trial and --for above zero".to_owned(),
+        )
+        .into());
     }
     if args.load.start_at.is_some() || args.load.shard.is_some() {
-        usage("search", "--shard and --start-at belong to run: a search decides by itself what comes next");
+        return Err(WrongUsage(
+            "--shard and --start-at belong to run: a search decides by itself what comes next".to_owned(),
+        )
+        .into());
     }
     let seed = args.load.seed();
     let schedule = Schedule { arrival: Arrival::Constant(args.min_rate), duration: args.trial.0 };
@@ -234,6 +242,5 @@ pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         validity: Validity { ok: reasons.is_empty(), reasons },
         interrupted: found.interrupted,
     });
-    report::emit(&document, &args.output)?;
-    Ok(exit(&document, found.interrupted))
+    report::finish(&document, &args.output, found.interrupted)
 }

@@ -21,9 +21,9 @@ use tokio::net::UdpSocket;
 use super::{Route, class};
 use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Connections, Work};
-use crate::live::{CpuUse, Reporter, STOP_CHECK, WorkerEnd};
 use crate::pacer::{Pacer, PacerKind};
 use crate::record::{Ending, Recorder, Stamps};
+use crate::reporter::{CpuUse, Reporter, STOP_CHECK, WorkerEnd};
 use crate::result::UdpCounts;
 use crate::schedule::{Backlog, Cursor, Due, Job, Schedule, Share};
 

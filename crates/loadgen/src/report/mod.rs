@@ -13,7 +13,7 @@ use echo_service::print_line;
 pub use self::csv::write_csv;
 pub use self::hdr::{write_hgrm, write_hlog};
 pub use self::merge::merge;
-use crate::cli::{EXIT_INVALID, EXIT_OK, EXIT_SLO};
+use crate::exit::{EXIT_INTERRUPTED, EXIT_INVALID, EXIT_OK, EXIT_SLO};
 use crate::record::Metric;
 use crate::result::{self, Document};
 
@@ -140,6 +140,15 @@ pub fn exit_code(document: &Document) -> u8 {
             (true, Some(_)) => EXIT_OK,
         },
     }
+}
+
+/// Emits the result of a command, and says how the program is to end.
+///
+/// # Errors
+/// Those of [`emit`].
+pub(crate) fn finish(document: &Document, output: &OutputArgs, interrupted: bool) -> anyhow::Result<u8> {
+    emit(document, output)?;
+    Ok(if interrupted { EXIT_INTERRUPTED } else { exit_code(document) })
 }
 
 /// Prints the result on stdout (tables, or JSON) and writes the files asked for.

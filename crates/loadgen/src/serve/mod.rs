@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use self::agenda::Agenda;
 use self::model::{Behaviour, Fate, ReplyFaults, Service, SingleServer, Stalls, TokenBucket};
-use crate::cli::EXIT_OK;
+use crate::exit::{EXIT_OK, WrongUsage};
 
 mod agenda;
 mod http;
@@ -382,9 +382,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// The address cannot be bound, or the runtime or the signals cannot be set up.
 pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
-    if let Err(reason) = args.check() {
-        crate::cli::usage("serve", &reason);
-    }
+    args.check().map_err(WrongUsage)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     tokio::task::LocalSet::new().block_on(&runtime, serve(args))

@@ -1,0 +1,102 @@
+//! The result of a run that has ended, out of what was asked for and what was recorded.
+
+use crate::clock::seconds;
+use crate::engine::Closed;
+use crate::live::Finished;
+use crate::options::ScheduleArgs;
+use crate::result::{Plan, Run, SCHEMA_VERSION, Slo, Validity};
+use crate::schedule::Arrival;
+use crate::slo::{error_ratio, invalid_reasons, violations};
+use crate::spec::{RequestKind, Spec};
+use crate::target::Target;
+
+/// What was asked for, as it stands in the result.
+pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) -> Plan {
+    let open_rate = (spec.closed != Some(Closed::AsFastAsPossible)).then(|| spec.schedule.mean_rate());
+    let arrival = match (&spec.schedule.arrival, spec.closed) {
+        (_, Some(_)) => "closed",
+        (Arrival::Constant(_), _) => "constant",
+        (Arrival::Poisson(..), _) => "poisson",
+        (Arrival::Ramp(..), _) => "ramp",
+        (Arrival::Steps(..), _) => "steps",
+        (Arrival::Trace(_), _) => "trace",
+    };
+    Plan {
+        target: target.to_string(),
+        protocol: target.scheme.name().to_owned(),
+        arrival: arrival.to_owned(),
+        rate: open_rate,
+        rate_text: args.map_or_else(String::new, ScheduleArgs::text),
+        duration: spec.schedule.duration as f64 / 1e9,
+        warmup: spec.warm_up as f64 / 1e9,
+        client: match &spec.kind {
+            RequestKind::Http(client, ..) => Some(client.name().to_owned()),
+            RequestKind::Udp(..) | RequestKind::Line(..) => None,
+        },
+        pacer: spec.pacer.name().to_owned(),
+        coalesce: spec.coalesce as f64 / 1e9,
+        threads: spec.threads as u64,
+        connections: spec.connections.unwrap_or(0) as u64,
+        connections_used: 0,
+        timeout: spec.timeout as f64 / 1e9,
+        grace: spec.grace as f64 / 1e9,
+        shard: spec.share.part,
+        shards: spec.share.of,
+        merged_shards: vec![spec.share.part],
+    }
+}
+
+/// The result of a run as it is printed.
+pub(crate) fn result(
+    spec: &Spec,
+    target: &Target,
+    schedule: Option<&ScheduleArgs>,
+    seed: u64,
+    finished: Finished,
+) -> Run {
+    let Finished { recorder, conduct, .. } = &finished;
+    let objective = &spec.objective;
+    let duration = seconds(finished.duration).max(1e-9);
+    let reasons = invalid_reasons(recorder, conduct, objective);
+    let mut broken = violations(recorder, objective);
+    if finished.interrupted {
+        broken.push("it was interrupted".to_owned());
+    }
+    let mut plan = plan(spec, target, schedule);
+    plan.connections = finished.cap;
+    plan.connections_used = finished.connections;
+    Run {
+        schema_version: SCHEMA_VERSION,
+        plan,
+        seed,
+        started: finished.started,
+        elapsed: seconds(recorder.took()),
+        counts: recorder.counts,
+        achieved_rate: recorder.counts.ok as f64 / duration,
+        sent_rate: recorder.sent as f64 / duration,
+        corrected: recorder.corrected.summary(),
+        uncorrected: recorder.uncorrected.summary(),
+        corrected_ok: recorder.corrected_ok.summary(),
+        send_lag: recorder.send_lag.summary(),
+        pool_wait: recorder.pool_wait.summary(),
+        connect: recorder.connect.summary(),
+        first_byte: recorder.first_byte.summary(),
+        body: recorder.body.summary(),
+        errors: recorder.errors.clone(),
+        requests: recorder.requests.clone(),
+        udp: finished.udp,
+        generator: finished.generator,
+        validity: Validity { ok: reasons.is_empty(), reasons },
+        slo: Slo {
+            max_latency: objective.max_latency.map(seconds),
+            percentile: objective.percentile,
+            error_ratio: objective.error_ratio,
+            observed_latency: objective.latency(&recorder.corrected).map(seconds),
+            observed_error_ratio: error_ratio(&recorder.counts),
+            held: broken.is_empty(),
+            reasons: broken,
+        },
+        interrupted: finished.interrupted,
+        windows: finished.windows,
+    }
+}
