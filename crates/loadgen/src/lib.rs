@@ -5,7 +5,7 @@
 //! that into the highest rate that holds an objective ([`slo`]).
 //!
 //! Files import downwards. On the ground floor stand [`result`], [`schedule`] and [`record`]; [`engine`], [`slo`] and
-//! [`search`] know neither sockets nor a runtime, so the analytic tests run them on made-up time ([`sim`]). Above them the
+//! [`search`] know neither sockets nor a runtime, so the analytic tests run them on made-up time (`loadgen-lab`). Above them the
 //! pacer and the protocols, one room for the workers' connections, then [`live`], which runs a [`spec::Spec`]; on top the
 //! subcommands, the misbehaving target ([`serve`]) and the outputs ([`report`]).
 
@@ -34,10 +34,8 @@ pub mod schedule;
 pub mod search;
 pub mod search_command;
 pub mod serve;
-pub mod sim;
 pub mod slo;
 pub mod spec;
 pub mod target;
 pub mod template;
-pub mod testing;
 mod windows;

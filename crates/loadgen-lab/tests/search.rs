@@ -7,8 +7,8 @@ use loadgen::engine::{Connections, Engine, Work};
 use loadgen::record::Recorder;
 use loadgen::schedule::{Arrival, Rate, Schedule, Share};
 use loadgen::search::{Found, Outcome, Request, Settings, Trial, search};
-use loadgen::sim::{self, Bucket, Exact, Server};
 use loadgen::slo::{Conduct, Objective, Verdict, judge, violations};
+use loadgen_lab::simulation::{self as sim, Bucket, Exact, Server};
 
 struct Simulated<F> {
     /// A fresh server for each trial.

@@ -5,9 +5,9 @@ use std::collections::BinaryHeap;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::clock::Nanos;
-use crate::engine::{Engine, Slot};
-use crate::record::Ending;
+use loadgen::clock::Nanos;
+use loadgen::engine::{Engine, Slot};
+use loadgen::record::Ending;
 
 /// A server: says, when a request arrives, when it will answer. Arrivals come in order of time.
 pub trait Server {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use loadgen::testing::{Faults, LossyProxy};
+use loadgen_lab::lossy_proxy::{Faults, LossyProxy};
 
 /// For each wait of a test that is expected to succeed.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -55,8 +55,8 @@ fn exchange(socket: &UdpSocket, proxy: &LossyProxy, n: u64) -> Vec<u64> {
 }
 
 /// Whether nothing is under way: all that was delivered has come back, and all that came back has been judged.
-fn settled(counts: &loadgen::testing::BothCounts) -> bool {
-    let through = |c: &loadgen::testing::Counts| c.received + c.duplicated == c.delivered + c.lost;
+fn settled(counts: &loadgen_lab::lossy_proxy::BothCounts) -> bool {
+    let through = |c: &loadgen_lab::lossy_proxy::Counts| c.received + c.duplicated == c.delivered + c.lost;
     counts.there.delivered == counts.back.received && through(&counts.there) && through(&counts.back)
 }
 

@@ -13,8 +13,8 @@ use loadgen::clock::{Nanos, SECOND, nanos};
 use loadgen::engine::{Closed, Connections, Engine, Work};
 use loadgen::record::Recorder;
 use loadgen::schedule::{Arrival, Rate, Schedule, Share};
-use loadgen::sim::{self, Bucket, Exact, Millisecond, Pacer, Server, Service, Single};
 use loadgen::slo::{Conduct, Objective, Verdict, judge, slope, violations};
+use loadgen_lab::simulation::{self as sim, Bucket, Exact, Millisecond, Pacer, Server, Service, Single};
 
 #[derive(Parser)]
 #[command(

@@ -7,8 +7,10 @@ use loadgen::clock::{Nanos, SECOND, nanos};
 use loadgen::engine::{Closed, Connections, Engine, Work};
 use loadgen::record::Recorder;
 use loadgen::schedule::{Arrival, Rate, Schedule, Share};
-use loadgen::sim::{self, Bucket, Buffered, Exact, Millisecond, Pacer, Server, Service, Single};
 use loadgen::slo::{Conduct, Objective, Verdict, judge, slope};
+use loadgen_lab::simulation::{
+    self as sim, Bucket, Buffered, Exact, Millisecond, Pacer, Server, Service, Single,
+};
 
 const MS: Nanos = SECOND / 1000;
 

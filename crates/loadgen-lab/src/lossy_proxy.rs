@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::net::UdpSocket;
-//! use loadgen::testing::{Faults, LossyProxy};
+//! use loadgen_lab::lossy_proxy::{Faults, LossyProxy};
 //!
 //! let server = UdpSocket::bind("127.0.0.1:0")?;
 //! let lossy = Faults { loss: 0.5, ..Faults::default() };
