@@ -40,6 +40,11 @@ impl Call {
         matches!(self.errno.as_deref(), Some("EAGAIN" | "EWOULDBLOCK"))
     }
 
+    /// Whether strace made the call fail, as it was asked to (`-e inject=...`).
+    pub fn injected(&self) -> bool {
+        self.raw.ends_with("(INJECTED)")
+    }
+
     /// The name under which the call is known on every architecture and with every C library.
     pub fn common_name(&self) -> &str {
         match self.name.as_str() {
