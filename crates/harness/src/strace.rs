@@ -1,8 +1,19 @@
 //! Reading what `strace -f -o` writes: one line a call, put together again where another thread came between.
+//!
+//! Times (`-t`, `-tt`, `-ttt`, `-r`) and durations (`-T`) may be there or not.
 
 use std::collections::HashMap;
 
-/// A finished system call.
+/// Where in a recording something stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Number of the line, from 1.
+    pub line: usize,
+    /// Time of day, or since 1970, in microseconds, if strace wrote it.
+    pub micros: Option<u64>,
+}
+
+/// A system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Thread that made it.
@@ -17,7 +28,11 @@ pub struct Call {
     pub errno: Option<String>,
     /// What strace says after the value: `Timeout`, `[{fd=3, revents=POLLIN}]`, `in [3]`, `Bad file descriptor`.
     pub outcome: String,
-    /// The line or lines it was read from.
+    /// Where it began.
+    pub begun: Moment,
+    /// Where it returned; `None` if it had not when the recording ended, or never did: the program was killed in it.
+    pub returned: Option<Moment>,
+    /// The line it was read from; its last one, where another thread came between.
     pub raw: String,
 }
 
@@ -82,7 +97,7 @@ impl Call {
 /// One event of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A call returned.
+    /// A call returned, or was cut off by the end of its program or of the recording.
     Call(Call),
     /// A signal was delivered.
     Signal {
@@ -129,11 +144,18 @@ impl Event {
     }
 }
 
+/// What strace writes in place of the rest of a call.
+const CUT: [&str; 2] = [" <unfinished ...>", " <detached ...>"];
+
 /// Turns lines into events. Keeps the beginnings of calls that have not returned yet.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Parser {
+    /// Lines read so far.
+    lines: usize,
+    /// Lines that made no sense.
+    senseless: usize,
     /// Beginning of a call that another thread's line cut off, by thread.
-    unfinished: HashMap<u32, String>,
+    unfinished: HashMap<u32, (Moment, String)>,
     /// The wait that a stop cut short, by thread, for the `restart_syscall` that goes on with it.
     restarted: HashMap<u32, Call>,
 }
@@ -142,7 +164,9 @@ impl Parser {
     /// Reads one whole line (without its newline). `None`: the line holds no finished event, or is none of
     /// strace's.
     pub fn line(&mut self, line: &str) -> Option<Event> {
-        let (pid, rest) = split_pid(line)?;
+        self.lines += 1;
+        let (pid, micros, rest) = split_prefix(line);
+        let here = Moment { line: self.lines, micros };
         if let Some(text) = rest.strip_prefix("--- ") {
             let text = text.trim_end_matches(" ---");
             if text.starts_with("stopped by ") {
@@ -153,22 +177,21 @@ impl Parser {
         }
         if let Some(text) = rest.strip_prefix("+++ ") {
             let how = text.trim_end_matches(" +++").to_string();
-            self.unfinished.remove(&pid);
             self.restarted.remove(&pid);
             return Some(Event::Ended { pid, how, raw: line.to_string() });
         }
-        if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
-            self.unfinished.insert(pid, begun.to_string());
+        if let Some(begun) = CUT.iter().find_map(|cut| rest.strip_suffix(cut)) {
+            // A call that was under way when strace came shows its end alone.
+            match is_beginning(begun) {
+                true => drop(self.unfinished.insert(pid, (here, begun.to_string()))),
+                false => self.senseless += 1,
+            }
             return None;
         }
-        let whole = match rest.strip_prefix("<... ") {
-            Some(resumed) => {
-                let (_, end) = resumed.split_once(" resumed>")?;
-                self.unfinished.remove(&pid)? + end
-            }
-            None => rest.to_string(),
+        let Some(mut call) = self.whole_call(pid, here, rest) else {
+            self.senseless += usize::from(!line.trim().is_empty());
+            return None;
         };
-        let mut call = call(pid, &whole)?;
         call.raw = line.to_string();
         if call.name == "restart_syscall" {
             if let Some(cut) = self.restarted.remove(&pid) {
@@ -180,34 +203,141 @@ impl Parser {
         }
         Some(Event::Call(call))
     }
+
+    /// A call that ends in this line.
+    fn whole_call(&mut self, pid: u32, here: Moment, rest: &str) -> Option<Call> {
+        // Of a program that is killed: `recvfrom(3,  <unfinished ...>) = ?`.
+        let cut = CUT.iter().find_map(|cut| rest.strip_suffix(&format!("{cut}) = ?")));
+        let rest = cut.map_or_else(|| rest.to_string(), |begun| format!("{begun}) = ?"));
+        let (begun, whole) = match rest.strip_prefix("<... ") {
+            Some(resumed) => {
+                let (name, end) = resumed.split_once(" resumed>")?;
+                match self.unfinished.remove(&pid) {
+                    Some((begun, beginning)) => (begun, beginning + end),
+                    None => (here, format!("{name}({end}")),
+                }
+            }
+            None => (here, rest),
+        };
+        let (whole, took) = split_duration(&whole);
+        let mut call = call(pid, whole)?;
+        call.begun = begun;
+        let ended = match (took, begun.micros) {
+            (Some(took), Some(start)) if begun.line == here.line => Some(start + took),
+            _ => here.micros,
+        };
+        let never_returns = call.value.is_none() && call.errno.is_none();
+        call.returned = (!never_returns).then_some(Moment { micros: ended, ..here });
+        Some(call)
+    }
+
+    /// The end of the recording, with `rest` behind its last newline: the calls that have not returned, in the order
+    /// in which they began.
+    pub fn end(mut self, rest: &str) -> Vec<Event> {
+        let (pid, micros, begun) = split_prefix(rest);
+        let mut last = None;
+        if is_beginning(begun) {
+            last = self.line(rest);
+            if last.is_none() {
+                self.unfinished.insert(pid, (Moment { line: self.lines, micros }, begun.to_string()));
+            }
+        }
+        let mut open: Vec<Call> = self
+            .unfinished
+            .into_iter()
+            .filter_map(|(pid, (begun, text))| {
+                let mut call = call(pid, &format!("{text}) = ?"))?;
+                call.begun = begun;
+                call.raw = text;
+                Some(call)
+            })
+            .collect();
+        open.sort_by_key(|call| call.begun.line);
+        last.into_iter().chain(open.into_iter().map(Event::Call)).collect()
+    }
+
+    /// How many lines made no sense so far: none of a recording that is whole.
+    pub fn senseless(&self) -> usize {
+        self.senseless
+    }
 }
 
-/// `12345 rest`, with the time of day between them when strace was asked for it.
-fn split_pid(line: &str) -> Option<(u32, &str)> {
-    let (pid, rest) = line.split_once(' ')?;
-    let rest = rest.trim_start();
-    let rest = match rest.split_once(' ') {
-        Some((time, after)) if is_time(time) => after.trim_start(),
-        _ => rest,
+/// Reads a whole recording: its events, and how many of its lines made no sense. Calls that had not returned when it
+/// ended stand at its end.
+pub fn read(recording: &[u8]) -> (Vec<Event>, usize) {
+    let mut parser = Parser::default();
+    let mut events = Vec::new();
+    let mut lines = recording.split(|&byte| byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let line = String::from_utf8_lossy(line);
+        if lines.peek().is_none() {
+            let senseless = parser.senseless();
+            events.extend(parser.end(&line));
+            return (events, senseless);
+        }
+        events.extend(parser.line(&line));
+    }
+    (events, 0)
+}
+
+/// Whether a call may begin so: `name(`.
+fn is_beginning(text: &str) -> bool {
+    text.split_once('(').is_some_and(|(name, _)| is_name(name))
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// `12345 rest` or `[pid 12345] rest`, the time between them when strace was asked for it. Without `-f` there is no
+/// thread, which is then 0.
+fn split_prefix(line: &str) -> (u32, Option<u64>, &str) {
+    let line = line.trim_start();
+    let (pid, rest) = match line.strip_prefix("[pid").and_then(|line| line.split_once(']')) {
+        Some((pid, rest)) => (pid.trim().parse().ok(), rest),
+        None => match line.split_once(' ') {
+            Some((pid, rest)) => (pid.parse().ok(), rest),
+            None => (None, line),
+        },
     };
-    Some((pid.parse().ok()?, rest))
+    let (pid, rest) = match pid {
+        Some(pid) => (pid, rest.trim_start()),
+        None => (0, line),
+    };
+    match rest.split_once(' ') {
+        Some((time, after)) if micros(time).is_some() => (pid, micros(time), after.trim_start()),
+        _ => (pid, None, rest),
+    }
 }
 
-/// `12:34:56.789012`
-fn is_time(word: &str) -> bool {
-    word.len() == 15
-        && word.bytes().enumerate().all(|(at, byte)| match at {
-            2 | 5 => byte == b':',
-            8 => byte == b'.',
-            _ => byte.is_ascii_digit(),
-        })
+/// `12:34:56`, `12:34:56.789012` or `1700000000.789012`, in microseconds.
+fn micros(word: &str) -> Option<u64> {
+    let (seconds, fraction) = word.split_once('.').unwrap_or((word, ""));
+    let fraction = match fraction {
+        "" if word.contains(':') => 0,
+        six if six.len() == 6 => six.parse().ok()?,
+        _ => return None,
+    };
+    let seconds = seconds
+        .split(':')
+        .try_fold(0_u64, |sum, part| sum.checked_mul(60)?.checked_add(part.parse().ok()?))?;
+    seconds.checked_mul(1_000_000)?.checked_add(fraction)
+}
+
+/// Takes the duration off that `-T` writes: ` <0.000012>`, in microseconds.
+fn split_duration(text: &str) -> (&str, Option<u64>) {
+    let split = text.trim_end().strip_suffix('>').and_then(|text| text.rsplit_once(" <"));
+    match split {
+        Some((call, time)) if micros(time).is_some() => (call, micros(time)),
+        _ => (text, None),
+    }
 }
 
 /// Reads `name(arguments) = value outcome`.
 fn call(pid: u32, text: &str) -> Option<Call> {
     let open = text.find('(')?;
     let name = &text[..open];
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+    if !is_name(name) {
         return None;
     }
     let (args, after) = arguments(&text[open + 1..])?;
@@ -231,6 +361,8 @@ fn call(pid: u32, text: &str) -> Option<Call> {
         value,
         errno,
         outcome: outcome.to_string(),
+        begun: Moment::default(),
+        returned: None,
         raw: String::new(),
     })
 }
@@ -379,13 +511,118 @@ mod tests {
     }
 
     #[test]
-    fn times_are_skipped_and_noise_is_no_event() {
-        let call = only_call("7 12:34:56.789012 sendto(3, \"x\", 1, 0, NULL, 0) = 1");
-        assert_eq!((call.name.as_str(), call.value), ("sendto", Some(1)));
-        for noise in ["", "strace: Process 7 attached", "7 exit_group(0) = ?junk", "7 poll(", "7 )(", "x y"] {
-            let _ = read(noise);
+    fn times_are_read_and_noise_is_no_event() {
+        for (times, begun, returned) in [
+            ("12:34:56.789012 ", Some(45_296_789_012), Some(45_296_789_012)),
+            ("12:34:56 ", Some(45_296_000_000), Some(45_296_000_000)),
+            ("1700000000.000001 ", Some(1_700_000_000_000_001), Some(1_700_000_000_000_001)),
+            ("     0.000042 ", Some(42), Some(42)),
+            ("", None, None),
+        ] {
+            let call = only_call(&format!("7 {times}sendto(3, \"x\", 1, 0, NULL, 0) = 1"));
+            assert_eq!((call.pid, call.name.as_str(), call.value), (7, "sendto", Some(1)), "{times}");
+            assert_eq!(call.begun, Moment { line: 1, micros: begun });
+            assert_eq!(call.returned, Some(Moment { line: 1, micros: returned }));
         }
-        assert!(read("7 recvfrom(3, ").is_empty());
+        let call = only_call("7 12:00:00.000000 read(3, \"x\", 1) = 1 <0.000250>");
+        assert_eq!(call.outcome, "");
+        assert_eq!(call.returned.and_then(|end| end.micros), call.begun.micros.map(|start| start + 250));
+        for noise in ["", "strace: Process 7 attached", "7 exit_group(0) = ?junk", "7 poll(", "7 )(", "x y"] {
+            let _ = super::read(noise.as_bytes());
+        }
         assert_eq!(only_call("7 exit_group(0) = ?").value, None);
+    }
+
+    #[test]
+    fn a_thread_may_stand_in_brackets_or_not_at_all() {
+        assert_eq!(only_call("[pid  1234] close(3) = 0").pid, 1234);
+        assert_eq!(only_call("close(3)                                = 0").pid, 0);
+    }
+
+    #[test]
+    fn a_call_knows_where_it_began_and_where_it_returned() {
+        let events = read(
+            "10 futex(0x1, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>\n\
+             11 futex(0x1, FUTEX_WAKE_PRIVATE, 1) = 1\n\
+             10 <... futex resumed>) = 0\n",
+        );
+        let moments: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                Event::Call(call) => (call.pid, call.begun.line, call.returned.map(|end| end.line)),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(moments, [(11, 2, Some(2)), (10, 1, Some(3))]);
+    }
+
+    #[test]
+    fn a_call_that_has_not_returned_stands_at_the_end() {
+        let (events, senseless) = super::read(
+            b"10 recvfrom(3, \"x\", 10, 0, NULL, NULL) = 1\n\
+              11 futex(0x1, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>\n\
+              12 epoll_wait(5,  <detached ...>\n\
+              10 write(4, \"half a te",
+        );
+        let open: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Call(call) if call.returned.is_none() => {
+                    Some((call.pid, call.name.as_str(), call.args.len()))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(open, [(11, "futex", 4), (12, "epoll_wait", 1)], "a string without an end is no argument");
+        assert_eq!((events.len(), senseless), (3, 0));
+        let (events, _) = super::read(b"10 epoll_wait(4, ");
+        assert!(
+            matches!(&events[..], [Event::Call(call)] if call.name == "epoll_wait" && call.args == ["4"])
+        );
+        // The last line is whole, and only its newline is missing.
+        let (events, _) = super::read(b"10 close(4) = 0");
+        assert!(matches!(&events[..], [Event::Call(call)] if call.value == Some(0)));
+    }
+
+    #[test]
+    fn what_a_killed_program_was_in_never_returns() {
+        let events = read(
+            "10 recvfrom(3,  <unfinished ...>\n\
+             11 kill(10, SIGKILL) = ?\n\
+             10 <... recvfrom resumed> <unfinished ...>) = ?\n\
+             12 accept4(5,  <unfinished ...>) = ?\n\
+             11 +++ killed by SIGKILL +++\n",
+        );
+        let calls: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Call(call) => Some((call.name.as_str(), call.args.join(" "), call.returned)),
+                _ => None,
+            })
+            .collect();
+        let cut = |name, args: &str| (name, args.to_string(), None);
+        assert_eq!(calls, [cut("kill", "10 SIGKILL"), cut("recvfrom", "3"), cut("accept4", "5")]);
+    }
+
+    #[test]
+    fn a_call_that_was_under_way_when_strace_came_shows_its_end() {
+        let call = only_call("10 <... epoll_wait resumed>[{events=EPOLLIN, data=0}], 1024, -1) = 1");
+        assert_eq!((call.name.as_str(), call.value), ("epoll_wait", Some(1)));
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_counted() {
+        let (events, senseless) = super::read(
+            b"nonsense\n7 poll([{fd=3}\n7 close(3) = 0\n7 <... resumed\n\n7 \xff\xfe(1) = 0\n7 syscall_0x1c2(0x3) = 0\n",
+        );
+        let names: Vec<_> = events
+            .iter()
+            .map(|event| match event {
+                Event::Call(call) => call.name.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, ["close", "syscall_0x1c2"], "a call that nobody knows is kept");
+        assert_eq!(senseless, 4);
     }
 }
