@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Profile};
-use crate::compare::per_datagram;
+use crate::counts::per_datagram;
 use crate::failure::{Result, failed, note, print, usage};
 use crate::load::{Load, Until, ping_pong};
 use crate::process;

@@ -13,10 +13,10 @@ use echo_contract::Verdict;
 use similar::TextDiff;
 
 use crate::checkout::{Checkout, Profile, Program};
-use crate::compare;
 use crate::failure::{Context, Result, failed};
 use crate::server::{Launch, Target, require_strace};
 use crate::trace;
+use crate::{claims, counts};
 
 /// One change and where to look.
 struct Break {
@@ -199,10 +199,8 @@ pub fn record(checkout: &Checkout, name: &str, fenced: impl Fn(&str, &str) -> St
     let shown = match breakage.look {
         Look::Compare => {
             let mut said = String::new();
-            match compare::measure_one(checkout, checkout.profile, &target, &launch, SOON) {
-                Ok(row) => {
-                    said.extend(compare::broken_claims(&row).iter().map(|claim| format!("ladder: {claim}\n")))
-                }
+            match counts::measure_one(checkout, checkout.profile, &target, &launch, SOON) {
+                Ok(row) => said.extend(claims::broken(&row).iter().map(|claim| format!("ladder: {claim}\n"))),
                 Err(failure) => said.push_str(&format!("ladder: {failure}\n")),
             }
             if said.is_empty() {

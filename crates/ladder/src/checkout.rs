@@ -46,6 +46,8 @@ pub struct Program {
     pub waits_in: Option<String>,
     /// The one new idea: the header's `New here:`.
     pub new_here: String,
+    /// What it is expected to do: the header's `Expect:`.
+    pub expect: String,
     /// Lines of code: neither blank nor only a comment.
     pub lines: usize,
 }
@@ -259,21 +261,6 @@ fn describe(text: &str) -> Option<Program> {
         .split_once("waits ")
         .map(|(_, place)| place.split(". ").next().unwrap_or(place).trim_end_matches('.'))
         .map(|place| place.strip_prefix("in ").unwrap_or(place).to_string());
-    let mut new_here = String::new();
-    let mut inside = false;
-    for line in &header {
-        let line = line.trim();
-        if let Some(idea) = line.strip_prefix("New here:") {
-            inside = true;
-            new_here.push_str(idea.trim());
-        } else if inside {
-            if line.is_empty() || is_key(line) {
-                break;
-            }
-            new_here.push(' ');
-            new_here.push_str(line);
-        }
-    }
     let lines =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count();
     Some(Program {
@@ -284,9 +271,19 @@ fn describe(text: &str) -> Option<Program> {
         source: String::new(),
         about: about.trim_end_matches('.').to_string(),
         waits_in,
-        new_here: new_here.trim_end_matches('.').to_string(),
+        new_here: entry(&header, "New here:").trim_end_matches('.').to_string(),
+        expect: entry(&header, "Expect:"),
         lines,
     })
+}
+
+/// What a header says under `key`, such as `New here:`, over as many lines as it takes; empty when it says nothing.
+fn entry(header: &[&str], key: &str) -> String {
+    let mut lines = header.iter().map(|line| line.trim());
+    let Some(first) = lines.find_map(|line| line.strip_prefix(key)) else { return String::new() };
+    let more = lines.take_while(|line| !line.is_empty() && !is_key(line));
+    let words: Vec<&str> = std::iter::once(first.trim()).chain(more).collect();
+    words.join(" ")
 }
 
 /// Whether a header line opens an entry such as `Run:` or `Still wrong:`.
@@ -317,7 +314,8 @@ mod tests {
 
     const HEADER: &str = "//! echo-poll: a UDP echo that waits in poll(2).\n//!\n\
         //! New here: a list of (descriptor, events);\n//!           no FD_SETSIZE.\n\
-        //! Run:      cargo run --bin echo-poll\n\nfn main() {\n    // why\n\n}\n";
+        //! Run:      cargo run --bin echo-poll\n\
+        //! Expect:   poll, recvfrom for one datagram\n\nfn main() {\n    // why\n\n}\n";
 
     #[test]
     fn a_header_says_what_a_program_waits_in_and_what_is_new() {
@@ -326,6 +324,7 @@ mod tests {
         assert_eq!(program.about, "a UDP echo that waits in poll(2)");
         assert_eq!(program.waits_in.as_deref(), Some("poll(2)"));
         assert_eq!(program.new_here, "a list of (descriptor, events); no FD_SETSIZE");
+        assert_eq!(program.expect, "poll, recvfrom for one datagram");
         assert_eq!(program.lines, 2, "blank lines and comments are not code");
     }
 

@@ -13,12 +13,11 @@ use clap::Parser;
 use regex::{Captures, Regex};
 
 use crate::checkout::Checkout;
-use crate::compare::{self, Row};
+use crate::counts::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
-use crate::many;
 use crate::names::pattern;
 use crate::server::{self, PATIENCE};
-use crate::{acts, breaks, diff, list, trace};
+use crate::{acts, breaks, claims, compare, diff, list, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -208,19 +207,14 @@ impl Recorder<'_> {
             "compare" => {
                 let options = words::<CompareWords>(&block.args)?.options;
                 let options = compare::Options { markdown: true, no_start_up: true, ..options };
-                if !options.programs.is_empty() && options.programs.iter().all(|name| many::is_one(name)) {
-                    let programs = many::programs(self.checkout, &options.programs, false)?;
-                    let rows = many::measure(self.checkout, self.checkout.profile, &programs)?;
-                    return match rows.iter().flat_map(many::broken_claims).next() {
-                        Some(broken) => failed(broken),
-                        None => Ok(format!("\n{}\n", many::table(&rows, &options))),
-                    };
-                }
                 let tables = if options.programs.is_empty() && options.with.is_empty() {
                     compare::tables(self.rows()?, &options)
                 } else {
-                    let targets = server::targets(self.checkout, &options.programs, &options.with)?;
-                    compare::tables(&self.measured(&targets)?, &options)
+                    let report = compare::measure(self.checkout, &options)?;
+                    if let Some(broken) = report.broken.first() {
+                        return failed(broken);
+                    }
+                    report.tables(&options)
                 };
                 Ok(format!("\n{tables}\n"))
             }
@@ -253,17 +247,13 @@ impl Recorder<'_> {
     fn rows(&mut self) -> Result<&[Row]> {
         if self.rows.is_none() {
             let targets = server::targets(self.checkout, &[], &[])?;
-            self.rows = Some(self.measured(&targets)?);
+            let rows = counts::measure(self.checkout, self.checkout.profile, &targets)?;
+            if let Some(broken) = rows.iter().flat_map(claims::broken).next() {
+                return failed(broken);
+            }
+            self.rows = Some(rows);
         }
         Ok(self.rows.as_deref().unwrap_or_default())
-    }
-
-    fn measured(&self, targets: &[server::Target]) -> Result<Vec<Row>> {
-        let rows = compare::measure(self.checkout, self.checkout.profile, targets)?;
-        match rows.iter().flat_map(compare::broken_claims).next() {
-            Some(broken) => failed(broken),
-            None => Ok(rows),
-        }
     }
 
     /// Standard output of a program that ends by itself, with the command above it.

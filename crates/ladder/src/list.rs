@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Program};
-use crate::compare::{self, per_datagram};
+use crate::counts::{self, Row, per_datagram};
 use crate::failure::{Result, failed, print};
 use crate::server::Target;
 use crate::table::Table;
@@ -51,7 +51,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<()> {
     let rows = if options.calls || options.readme {
         let echoes = programs.iter().filter(|program| program.is_echo());
         let targets: Vec<Target> = echoes.map(|program| Target::Own((*program).clone())).collect();
-        compare::measure(checkout, checkout.profile, &targets)?
+        counts::measure(checkout, checkout.profile, &targets)?
     } else {
         Vec::new()
     };
@@ -91,7 +91,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<()> {
 
 /// The table of the README: the echo servers with links to their pages and sources. `to_root` leads from the
 /// page to the top of the checkout (`""` or `"../"`).
-pub fn ladder_table(checkout: &Checkout, rows: &[compare::Row], to_root: &str) -> String {
+pub fn ladder_table(checkout: &Checkout, rows: &[Row], to_root: &str) -> String {
     let mut table = Table::new(["rung", "waits in", "new idea", "calls per datagram", "lines"], 3);
     for program in checkout.programs.iter().filter(|program| program.is_echo()) {
         let name = match &program.page {
@@ -114,12 +114,12 @@ fn idea(program: &Program) -> &str {
     if program.new_here.is_empty() { &program.about } else { &program.new_here }
 }
 
-fn calls(program: &Program, rows: &[compare::Row]) -> String {
+fn calls(program: &Program, rows: &[Row]) -> String {
     let row = rows.iter().find(|row| row.program == program.name);
     row.map_or_else(|| "-".into(), |row| per_datagram(row.one_at_a_time.total(), row.one_at_a_time.datagrams))
 }
 
-fn entry<'a>(program: &'a Program, rows: &[compare::Row]) -> Entry<'a> {
+fn entry<'a>(program: &'a Program, rows: &[Row]) -> Entry<'a> {
     let row = rows.iter().find(|row| row.program == program.name);
     Entry {
         rung: program.rung,

@@ -46,6 +46,14 @@ impl Table {
         out
     }
 
+    /// The table under a title, as text or as Markdown.
+    pub fn titled(&self, title: &str, markdown: bool) -> String {
+        match markdown {
+            true => format!("**{title}**\n\n{}", self.markdown()),
+            false => format!("{title}\n\n{}", self.text()),
+        }
+    }
+
     /// A Markdown table; a pipe inside a cell is escaped.
     pub fn markdown(&self) -> String {
         let line = |row: &[String]| {

@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin echo-blocking
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-blocking    (or: strace target/debug/echo-blocking)
-//! Expect:   recvfrom, sendto for one datagram
+//! Expect:   recvfrom, sendto for one datagram; 128 for a burst of 64
 //! Still wrong: while a send waits, nobody receives (next: echo-select).
 
 use std::io::{self, ErrorKind};

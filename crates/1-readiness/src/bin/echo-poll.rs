@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin echo-poll
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-poll    (or: strace target/debug/echo-poll)
-//! Expect:   poll, recvfrom, recvfrom = EAGAIN, sendto for one datagram
+//! Expect:   poll, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 130 for a burst of 64
 //! Still wrong: the kernel walks the whole list on each call (next: echo-epoll-level).
 
 use std::io::{self, ErrorKind};

@@ -4,7 +4,8 @@
 //! Run:      cargo run --bin echo-tokio-mpsc    (--tasks 1: both in one task)
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-tokio-mpsc    (or: strace -f target/debug/echo-tokio-mpsc)
-//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto, epoll_wait (writable) for one datagram
+//! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto, epoll_wait (writable) for one datagram;
+//!           132 for a burst of 64
 //! Still wrong: both loops speak of buffers and would-block, not of datagrams (next: echo-tokio-framed).
 
 use std::io::{self, ErrorKind};

@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin tokio-multisocket-futuresunordered
 //! Poke:     nc -u 127.0.0.1 2003          (or let it poke itself: tokio-multisocket-futuresunordered --poke 100)
 //! Watch:    strace -f -e trace=epoll_wait,recvfrom,sendto,write target/debug/tokio-multisocket-futuresunordered --marks
-//! Expect:   one datagram, one poll, in one task
+//! Expect:   1 poll for one datagram to 10 sockets, 1 to 30, 1 to 31
 //! Still wrong: a second scheduler below the first (next: tokio-multisocket-joinset).
 
 use std::io;

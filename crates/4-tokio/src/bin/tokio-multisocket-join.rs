@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin tokio-multisocket-join
 //! Poke:     nc -u 127.0.0.1 2003          (or let it poke itself: tokio-multisocket-join --poke 100)
 //! Watch:    strace -f -e trace=epoll_wait,recvfrom,sendto,write target/debug/tokio-multisocket-join --marks
-//! Expect:   one datagram, and poll socket-0 to poll socket-9; with --sockets 31 only the one that has it
+//! Expect:   10 polls for one datagram to 10 sockets, 30 to 30, 1 to 31
 //! Still wrong: nine polls of ten find nothing (next: tokio-multisocket-spawn).
 
 use std::io;

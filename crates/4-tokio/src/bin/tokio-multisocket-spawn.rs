@@ -4,7 +4,7 @@
 //! Run:      cargo run --bin tokio-multisocket-spawn
 //! Poke:     nc -u 127.0.0.1 2003          (or let it poke itself: tokio-multisocket-spawn --poke 100)
 //! Watch:    strace -f -e trace=epoll_wait,recvfrom,sendto,write target/debug/tokio-multisocket-spawn --marks
-//! Expect:   one datagram, one poll
+//! Expect:   1 poll for one datagram to 10 sockets, 1 to 30, 1 to 31
 //! Still wrong: a task each: an allocation, a place in a queue, and 'static (next: tokio-multisocket-futuresunordered).
 
 use std::io;
