@@ -156,7 +156,7 @@ impl Joke {
     /// A line comes back as an error of kind `UnexpectedEof` when the file has become shorter than it was
     /// when indexed, and `InvalidData` when what was written into it meanwhile is not UTF-8.
     pub fn lines(&self) -> Lines<Reader> {
-        // Each guest may have one of these for as long as it does not read.
+        // A connection whose client does not read keeps one of these meanwhile.
         let capacity = (self.entry.end - self.entry.start).clamp(1, 4096) as usize;
         let section = Section { file: Arc::clone(&self.file), entry: self.entry, slow_disk: self.slow_disk };
         BufReader::with_capacity(capacity, section).lines()
@@ -370,7 +370,7 @@ mod tests {
         }
         texts.sort();
         texts.dedup();
-        assert_eq!(texts.len(), jokes.len(), "one is told twice");
+        assert_eq!(texts.len(), jokes.len(), "one is there twice");
     }
 
     proptest! {

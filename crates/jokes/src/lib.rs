@@ -1,20 +1,20 @@
 //! What every jokes server must do and no act teaches.
 //!
 //! Each act is a server that sends one random joke to whoever connects. It reads its [`Flags`], opens a
-//! [`Server`], accepts [`Guest`]s from a [`Listener`], and tells each of them a [`Joke`] in its own way:
+//! [`Server`], accepts [`Connection`]s from a [`Listener`], and tells each of them a [`Joke`] in its own way:
 //!
 //! | in the act | what stands behind it |
 //! |---|---|
 //! | [`Flags::parse`] | reads the command line; wrong usage ends the program with status 2 |
 //! | [`Server::open`] | indexes the jokes, binds the listener, takes SIGINT and SIGTERM; a failure ends it with status 1 |
-//! | [`Server::run`] | the runtime, the first line on stdout, the wait for a signal, the last call, the summary, the exit code |
-//! | [`Listener::accept`] | the next guest and its joke; pauses when descriptors run out |
+//! | [`Server::run`] | the runtime, the first line on stdout, the wait for a signal, the grace period, the summary, the exit code |
+//! | [`Listener::accept`] | the next connection and its joke; pauses when descriptors run out |
 //! | [`Joke::lines`] | the joke's lines, read from the file: each may block |
-//! | [`Guest`] | the connection, to be written to; a write that makes no progress for `--idle-limit` fails |
-//! | [`Guest::farewell`] | closes without losing what was sent, and counts |
+//! | [`Connection`] | the connection, to be written to; a write that makes no progress for `--idle-limit` fails |
+//! | [`Connection::close`] | closes without losing what was sent, and counts |
 //!
-//! An act on another runtime takes [`Server::run_with`], and a [`Door`] and [`Visit`]s in place of the listener
-//! and its guests.
+//! An act on another runtime takes [`Server::run_with`], and an [`Acceptor`] and [`Record`]s in place of the listener
+//! and its connections.
 #![forbid(unsafe_code)]
 
 mod flags;
@@ -24,5 +24,7 @@ mod summary;
 
 pub use flags::{BUNDLED, Flags, parse_address, positive_duration};
 pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
-pub use server::{Door, Guest, LAST_CALL, Listener, Server, Visit, descriptor_hint, raise_descriptor_limit};
+pub use server::{
+    Acceptor, Connection, GRACE_PERIOD, Listener, Record, Server, descriptor_hint, raise_descriptor_limit,
+};
 pub use summary::{Summary, by_kind};

@@ -1,4 +1,4 @@
-//! The server around every act: listener, guests, counters, shutdown.
+//! The server around every act: listener, connections, counters, shutdown.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,14 +27,14 @@ use crate::flags::Flags;
 use crate::jokes::{Joke, Jokes};
 use crate::summary::{Summary, kind_of};
 
-/// How long jokes that are being told are told on after a signal. A tenth of a second less than the
-/// second that the whole end may take.
-pub const LAST_CALL: Duration = Duration::from_millis(900);
+/// The grace period: how long connections that are open when a signal comes may still finish. A tenth of a
+/// second less than the second that the whole end may take.
+pub const GRACE_PERIOD: Duration = Duration::from_millis(900);
 
 /// The pauses of a server that cannot accept, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Descriptors that are not for guests: what a runtime opens while it starts and works.
+/// Descriptors that are not for connections: what a runtime opens while it starts and works.
 const RESERVED_DESCRIPTORS: u64 = 16;
 
 /// A jokes server before it runs.
@@ -45,29 +45,29 @@ pub struct Server {
     socket: TcpListener,
     jokes: Jokes,
     signals: Signals,
-    descriptors_per_guest: u64,
-    hall: Arc<Hall>,
+    descriptors_per_connection: u64,
+    counters: Arc<Counters>,
 }
 
-/// What guests, the listener and the end of the program share.
+/// What connections, the listener and the end of the program share.
 #[derive(Debug)]
-struct Hall {
+struct Counters {
     program: &'static str,
     verbose: bool,
     idle_limit: Duration,
     bytes_sent: AtomicU64,
     counts: Mutex<Counts>,
-    /// Signalled when the last guest leaves.
-    empty: Condvar,
+    /// Signalled when the last connection closes.
+    all_closed: Condvar,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Counts {
     connections: u64,
-    /// Guests that have neither been told their joke nor failed.
-    listening: u64,
-    /// Guests that are still connected.
-    present: u64,
+    /// Connections whose joke has neither been sent nor failed.
+    in_progress: u64,
+    /// Connections that are still open.
+    open: u64,
     jokes_sent: u64,
     errors: BTreeMap<String, u64>,
     /// When an error of each kind was last logged.
@@ -105,13 +105,13 @@ impl Server {
                 format_args!("warning: {address} is not loopback; whoever reaches this host gets a joke"),
             );
         }
-        let hall = Hall {
+        let counters = Counters {
             program: flags.program,
             verbose: flags.verbose,
             idle_limit: flags.idle_limit,
             bytes_sent: AtomicU64::new(0),
             counts: Mutex::default(),
-            empty: Condvar::new(),
+            all_closed: Condvar::new(),
         };
         Ok(Self {
             flags: flags.clone(),
@@ -119,16 +119,16 @@ impl Server {
             socket,
             jokes,
             signals,
-            descriptors_per_guest: 1,
-            hall: Arc::new(hall),
+            descriptors_per_connection: 1,
+            counters: Arc::new(counters),
         })
     }
 
-    /// For an act that opens files of its own while it tells a joke: accepts only so many guests at once
+    /// For an act that opens files of its own while it tells a joke: accepts only so many connections at once
     /// that each can have `count` descriptors. Without this, the limit of descriptors itself is the end of
     /// accepting.
-    pub fn descriptors_per_guest(self, count: u64) -> Self {
-        Self { descriptors_per_guest: count, ..self }
+    pub fn descriptors_per_connection(self, count: u64) -> Self {
+        Self { descriptors_per_connection: count, ..self }
     }
 
     /// The jokes.
@@ -143,7 +143,7 @@ impl Server {
     }
 
     /// Runs `act` on a multi-threaded runtime of tokio until SIGINT or SIGTERM, lets it finish what it is
-    /// telling for [`LAST_CALL`], and makes the exit code. Prints the bound address, the first line on
+    /// sending for [`GRACE_PERIOD`], and makes the exit code. Prints the bound address, the first line on
     /// stdout, as soon as nothing can fail any more, and the summary at the end.
     ///
     /// The wait for the signal stands outside of the runtime, on the main thread: an act may block every
@@ -162,81 +162,87 @@ impl Server {
             .enable_io()
             .enable_time();
         let runtime = spare_descriptors().and_then(|()| builder.build());
-        let seats = self.descriptors_per_guest;
-        let (house, socket, door) = self.open_door();
+        let permits = self.descriptors_per_connection;
+        let (supervisor, socket, acceptor) = self.split();
         let begun = runtime.and_then(|runtime| {
             // The listener registers with the runtime whose context it is made in.
             let context = runtime.enter();
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            let seats = seats_for(seats)?;
-            door.greet();
-            let accepting = runtime.spawn(act(Listener { socket, seats, door }));
+            let permits = connection_limit(permits)?;
+            acceptor.greet();
+            let accepting = runtime.spawn(act(Listener { socket, permits, acceptor }));
             drop(context);
             Ok((runtime, accepting))
         });
         let (runtime, accepting) = match begun {
             Ok(begun) => begun,
-            Err(error) => return house.no_runtime(&error),
+            Err(error) => return supervisor.no_runtime(&error),
         };
-        let counts = house.until_signal(|| accepting.abort());
+        let counts = supervisor.until_signal(|| accepting.abort());
         // A thread that sleeps in a slow read is not waited for.
         runtime.shutdown_background();
-        house.finish(counts)
+        supervisor.finish(counts)
     }
 
     /// Like [`run`](Self::run), with a runtime of the act's own choice: `act` is called with the listening
     /// socket, which is non-blocking, on a thread of its own; it makes its runtime there, greets by
-    /// [`Door::greet`], and returns only when that fails.
+    /// [`Acceptor::greet`], and returns only when that fails.
     pub fn run_with(
         self,
-        act: impl FnOnce(TcpListener, Door) -> io::Result<()> + Send + 'static,
+        act: impl FnOnce(TcpListener, Acceptor) -> io::Result<()> + Send + 'static,
     ) -> ExitCode {
-        let (house, socket, door) = self.open_door();
-        let flags = house.flags.clone();
+        let (supervisor, socket, acceptor) = self.split();
+        let flags = supervisor.flags.clone();
         let thread = std::thread::Builder::new().name("runtime".to_owned()).spawn(move || {
-            if let Err(error) = act(socket, door) {
+            if let Err(error) = act(socket, acceptor) {
                 let hint = descriptor_hint(&error);
                 complain(flags.program, format_args!("the runtime has failed: {error}{hint}"));
                 std::process::exit(1);
             }
         });
         if let Err(error) = thread {
-            return house.no_runtime(&error);
+            return supervisor.no_runtime(&error);
         }
-        let counts = house.until_signal(|| {});
-        house.finish(counts)
+        let counts = supervisor.until_signal(|| {});
+        supervisor.finish(counts)
     }
 
-    fn open_door(self) -> (House, TcpListener, Door) {
-        let Self { flags, address, socket, jokes, signals, hall, .. } = self;
-        let door = Door { program: flags.program, address, jokes, pause: PAUSES.0, hall: Arc::clone(&hall) };
-        (House { flags, address, signals, hall, started: Instant::now() }, socket, door)
+    fn split(self) -> (Supervisor, TcpListener, Acceptor) {
+        let Self { flags, address, socket, jokes, signals, counters, .. } = self;
+        let acceptor = Acceptor {
+            program: flags.program,
+            address,
+            jokes,
+            pause: PAUSES.0,
+            counters: Arc::clone(&counters),
+        };
+        (Supervisor { flags, address, signals, counters, started: Instant::now() }, socket, acceptor)
     }
 }
 
 /// What the main thread keeps while the act runs.
-struct House {
+struct Supervisor {
     flags: Flags,
     address: SocketAddr,
     signals: Signals,
-    hall: Arc<Hall>,
+    counters: Arc<Counters>,
     started: Instant,
 }
 
-impl House {
+impl Supervisor {
     fn no_runtime(&self, error: &io::Error) -> ExitCode {
         let hint = descriptor_hint(error);
         complain(self.flags.program, format_args!("cannot start the runtime: {error}{hint}"));
         ExitCode::FAILURE
     }
 
-    /// Waits for SIGINT or SIGTERM, ends the accepting by `stop`, and makes the last call.
+    /// Waits for SIGINT or SIGTERM, ends the accepting by `stop`, and lets open connections finish.
     fn until_signal(&self, stop: impl FnOnce()) -> Counts {
         mark("ready");
         wait_until_readable(self.signals.readable());
         mark("shutdown");
         stop();
-        self.hall.wait_until_empty(LAST_CALL)
+        self.counters.wait_until_closed(GRACE_PERIOD)
     }
 
     fn finish(self, counts: Counts) -> ExitCode {
@@ -246,7 +252,7 @@ impl House {
             seconds: self.started.elapsed().as_secs_f64(),
             connections: counts.connections,
             jokes_sent: counts.jokes_sent,
-            bytes_sent: self.hall.bytes_sent.load(Ordering::Relaxed),
+            bytes_sent: self.counters.bytes_sent.load(Ordering::Relaxed),
             errors: counts.errors,
         };
         if self.flags.json {
@@ -258,18 +264,18 @@ impl House {
     }
 }
 
-/// Where guests come in, on any runtime: the rules of accepting.
+/// The rules of accepting, on any runtime.
 #[derive(Debug)]
-pub struct Door {
+pub struct Acceptor {
     program: &'static str,
     address: SocketAddr,
     jokes: Jokes,
     /// How long the next pause will be.
     pause: Duration,
-    hall: Arc<Hall>,
+    counters: Arc<Counters>,
 }
 
-impl Door {
+impl Acceptor {
     /// Prints the program's first line on stdout: the bound address and a command to try it.
     pub fn greet(&self) {
         let (program, address) = (self.program, self.address);
@@ -277,18 +283,18 @@ impl Door {
         print_line(format_args!("{program}: listening on {address}  (try: nc {ip} {port})"));
     }
 
-    /// Counts a guest; returns the record of its visit, and the joke that it will be told.
-    pub fn welcome(&mut self, peer: SocketAddr) -> (Visit, Joke) {
+    /// Counts a connection; returns its record and the joke that it will be sent.
+    pub fn admit(&mut self, peer: SocketAddr) -> (Record, Joke) {
         self.pause = PAUSES.0;
         let joke = self.jokes.pick();
-        (Visit::new(&self.hall, peer, &joke), joke)
+        (Record::new(&self.counters, peer, &joke), joke)
     }
 
     /// Counts an accept that failed; returns how long to wait before the next: not at all if only that
     /// connection is gone; else, as when descriptors or memory have run out, longer each time.
-    // region: pause
-    pub fn failed(&mut self, error: &io::Error) -> Duration {
-        self.hall.accept_failed(error);
+    // region: back_off
+    pub fn back_off(&mut self, error: &io::Error) -> Duration {
+        self.counters.accept_failed(error);
         match error.raw_os_error().map(Errno::from_raw) {
             // That connection is gone, or refused by a firewall: the next may be fine.
             Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPERM | Errno::EPROTO) => Duration::ZERO,
@@ -298,85 +304,87 @@ impl Door {
             }
         }
     }
-    // endregion: pause
+    // endregion: back_off
 }
 
-/// The record of one connection: counted when it comes, when its joke has been told or not, when it goes.
+/// The record of one connection: counted when it is accepted, when its joke has been sent or not, and when it
+/// closes.
 #[derive(Debug)]
-pub struct Visit {
-    hall: Arc<Hall>,
+pub struct Record {
+    counters: Arc<Counters>,
     peer: SocketAddr,
     /// Whether the joke has been counted, as sent or as failed.
     counted: bool,
 }
 
-impl Visit {
-    fn new(hall: &Arc<Hall>, peer: SocketAddr, joke: &Joke) -> Self {
-        let mut counts = hall.counts();
+impl Record {
+    fn new(counters: &Arc<Counters>, peer: SocketAddr, joke: &Joke) -> Self {
+        let mut counts = counters.counts();
         counts.connections += 1;
-        counts.listening += 1;
-        counts.present += 1;
+        counts.in_progress += 1;
+        counts.open += 1;
         drop(counts);
-        if hall.verbose {
+        if counters.verbose {
             let (first, last) = joke.span();
-            hall.log(format_args!("accept {peer}: the joke of lines {first} to {last}"));
+            counters.log(format_args!("accept {peer}: the joke of lines {first} to {last}"));
         }
-        Self { hall: Arc::clone(hall), peer, counted: false }
+        Self { counters: Arc::clone(counters), peer, counted: false }
     }
 
     /// How long the client may neither read nor close.
     pub fn idle_limit(&self) -> Duration {
-        self.hall.idle_limit
+        self.counters.idle_limit
     }
 
     /// The error of a write for which the idle limit has passed.
-    pub fn idle(&self) -> io::Error {
-        let limit = humantime::format_duration(self.hall.idle_limit);
+    pub fn idle_error(&self) -> io::Error {
+        let limit = humantime::format_duration(self.counters.idle_limit);
         io::Error::new(io::ErrorKind::TimedOut, format!("the client has not read for {limit}"))
     }
 
-    /// Counts bytes of the joke as sent.
-    pub fn wrote(&self, bytes: usize) {
-        self.hall.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Counts `bytes` of the joke as sent.
+    pub fn count_bytes(&self, bytes: usize) {
+        self.counters.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts the joke as sent, and makes closing `socket` no reset any more; or as failed. Returns whether
     /// it was sent.
-    pub fn settle(&mut self, socket: &impl AsFd, sent: io::Result<()>) -> bool {
+    pub fn finish(&mut self, socket: &impl AsFd, sent: io::Result<()>) -> bool {
         let sent = sent.and_then(|()| SockRef::from(socket).set_linger(None));
         self.counted = true;
         match &sent {
-            Ok(()) => self.hall.joke_sent(self.peer),
-            Err(error) => self.hall.joke_failed(self.peer, error),
+            Ok(()) => self.counters.joke_sent(self.peer),
+            Err(error) => self.counters.joke_failed(self.peer, error),
         }
         sent.is_ok()
     }
 
-    /// Says with `-v` that the client has been given up, because it has not closed within the idle limit.
-    pub fn given_up(&self) {
-        if self.hall.verbose {
-            self.hall.log(format_args!("close {}: it has not closed within the idle limit", self.peer));
+    /// Logs with `-v` that the connection is closed because its client has not closed within the idle limit.
+    pub fn log_idle_close(&self) {
+        if self.counters.verbose {
+            self.counters.log(format_args!("close {}: it has not closed within the idle limit", self.peer));
         }
     }
 }
 
-impl Drop for Visit {
+impl Drop for Record {
     fn drop(&mut self) {
-        self.hall.leave(self.counted);
+        self.counters.count_close(self.counted);
     }
 }
 
-/// How many guests may come at once, if that is bounded by more than the limit of descriptors itself.
-fn seats_for(descriptors_per_guest: u64) -> io::Result<Option<Arc<Semaphore>>> {
-    if descriptors_per_guest == 1 {
+/// A permit for each connection that may be open at once, if that is bounded by more than the limit of
+/// descriptors itself.
+fn connection_limit(descriptors_per_connection: u64) -> io::Result<Option<Arc<Semaphore>>> {
+    if descriptors_per_connection == 1 {
         return Ok(None);
     }
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let seats =
-        limit.saturating_sub(RESERVED_DESCRIPTORS.max(taken_below(limit) + 2)) / descriptors_per_guest;
-    // A limit of "unlimited" is more than any guests.
-    let seats = usize::try_from(seats).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-    Ok(Some(Arc::new(Semaphore::new(seats))))
+    let permits =
+        limit.saturating_sub(RESERVED_DESCRIPTORS.max(taken_below(limit) + 2)) / descriptors_per_connection;
+    // A limit of "unlimited" is more than any connections.
+    let permits = usize::try_from(permits).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+    Ok(Some(Arc::new(Semaphore::new(permits))))
 }
 
 /// How many descriptors below `limit` are open already, those among them that the program was started with.
@@ -386,30 +394,33 @@ fn taken_below(limit: u64) -> u64 {
     numbers.filter(|number| *number < limit).count() as u64
 }
 
-/// Accepts guests, on tokio.
+/// Accepts connections, on tokio.
 #[derive(Debug)]
 pub struct Listener {
     socket: tokio::net::TcpListener,
-    seats: Option<Arc<Semaphore>>,
-    door: Door,
+    permits: Option<Arc<Semaphore>>,
+    acceptor: Acceptor,
 }
 
 impl Listener {
-    /// The next guest, and the joke that it will be told. An accept that fails is counted and tried again.
+    /// The next connection, and the joke that it will be sent. An accept that fails is counted and tried again.
     // region: accept
-    pub async fn accept(&mut self) -> (Guest, Joke) {
+    pub async fn accept(&mut self) -> (Connection, Joke) {
         loop {
-            let seat = match &self.seats {
+            let permit = match &self.permits {
                 // It fails if it is closed, and nobody closes it.
-                Some(seats) => Arc::clone(seats).acquire_owned().await.ok(),
+                Some(permits) => Arc::clone(permits).acquire_owned().await.ok(),
                 None => None,
             };
             match self.socket.accept().await {
                 Ok((socket, peer)) => {
-                    let (visit, joke) = self.door.welcome(peer);
-                    return (Guest { socket, visit, patience: None, shut: false, _seat: seat }, joke);
+                    let (record, joke) = self.acceptor.admit(peer);
+                    return (
+                        Connection { socket, record, idle_timer: None, shut: false, _permit: permit },
+                        joke,
+                    );
                 }
-                Err(error) => sleep(self.door.failed(&error)).await,
+                Err(error) => sleep(self.acceptor.back_off(&error)).await,
             }
         }
     }
@@ -419,60 +430,66 @@ impl Listener {
 /// A connection on tokio, whose writes fail, with `TimedOut`, once the client has taken nothing for
 /// `--idle-limit`.
 ///
-/// Dropped without a [`farewell`](Self::farewell), it resets the connection.
+/// Dropped without a [`close`](Self::close), it resets the connection.
 #[derive(Debug)]
-pub struct Guest {
+pub struct Connection {
     socket: TcpStream,
-    visit: Visit,
+    record: Record,
     /// Runs while a write waits.
-    patience: Option<Pin<Box<Sleep>>>,
+    idle_timer: Option<Pin<Box<Sleep>>>,
     /// Whether the sending has been ended.
     shut: bool,
-    _seat: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Guest {
-    /// Ends the connection after a joke was told, or was not.
+impl Connection {
+    /// Closes the connection after a joke was sent, or was not.
     ///
-    /// A joke that was told: ends the sending, then reads what the client sends, and ignores it, until it
+    /// A joke that was sent: ends the sending, then reads what the client sends, and ignores it, until it
     /// closes or `--idle-limit` has passed. A socket that is closed with unread data resets its connection,
-    /// and a reset may overtake the joke. A joke that was not told to its end: resets the connection, so
+    /// and a reset may overtake the joke. A joke that was not sent to its end: resets the connection, so
     /// that nobody takes the half of it for the whole.
-    // region: farewell
-    pub async fn farewell(mut self, told: io::Result<()>) {
-        let sent = match told {
+    // region: close
+    pub async fn close(mut self, result: io::Result<()>) {
+        let sent = match result {
             Ok(()) => self.shutdown().await,
             Err(error) => Err(error),
         };
-        if !self.visit.settle(&self.socket, sent) {
+        if !self.record.finish(&self.socket, sent) {
             return;
         }
         let mut ignored = [0; 512];
         let until_closed = async { while matches!(self.socket.read(&mut ignored).await, Ok(1..)) {} };
-        if timeout(self.visit.idle_limit(), until_closed).await.is_err() {
-            self.visit.given_up();
+        if timeout(self.record.idle_limit(), until_closed).await.is_err() {
+            self.record.log_idle_close();
         }
     }
-    // endregion: farewell
+    // endregion: close
 }
 
-impl AsyncWrite for Guest {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let guest = &mut *self;
-        match Pin::new(&mut guest.socket).poll_write(context, bytes) {
+        let connection = &mut *self;
+        match Pin::new(&mut connection.socket).poll_write(context, bytes) {
             Poll::Pending => {
-                let limit = guest.visit.idle_limit();
-                ready!(guest.patience.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(context));
-                Poll::Ready(Err(guest.visit.idle()))
+                let limit = connection.record.idle_limit();
+                ready!(
+                    connection
+                        .idle_timer
+                        .get_or_insert_with(|| Box::pin(sleep(limit)))
+                        .as_mut()
+                        .poll(context)
+                );
+                Poll::Ready(Err(connection.record.idle_error()))
             }
             Poll::Ready(written) => {
-                guest.patience = None;
+                connection.idle_timer = None;
                 if let Ok(bytes) = written {
-                    guest.visit.wrote(bytes);
+                    connection.record.count_bytes(bytes);
                 }
                 Poll::Ready(written)
             }
@@ -493,8 +510,8 @@ impl AsyncWrite for Guest {
     }
 }
 
-// Nobody reads from a guest but its farewell; `Framed` asks for both directions all the same.
-impl AsyncRead for Guest {
+// Only `close` reads from a connection; `Framed` asks for both directions all the same.
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -504,7 +521,7 @@ impl AsyncRead for Guest {
     }
 }
 
-impl Hall {
+impl Counters {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         // Counters have no state in between that a panic could leave behind.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -513,7 +530,7 @@ impl Hall {
     fn joke_sent(&self, peer: SocketAddr) {
         let mut counts = self.counts();
         counts.jokes_sent += 1;
-        counts.listening -= 1;
+        counts.in_progress -= 1;
         drop(counts);
         if self.verbose {
             self.log(format_args!("sent {peer}"));
@@ -523,7 +540,7 @@ impl Hall {
     #[cold]
     fn joke_failed(&self, peer: SocketAddr, error: &io::Error) {
         let kind = kind_of(error);
-        self.counts().listening -= 1;
+        self.counts().in_progress -= 1;
         // What a client does is its own affair; what the disk does, the one who runs the server should know.
         let of_the_file =
             matches!(kind.as_str(), "file_shrank" | "file_changed" | "OTHER" | "EIO" | "EMFILE" | "ENFILE");
@@ -560,27 +577,27 @@ impl Hall {
         }
     }
 
-    fn leave(&self, counted: bool) {
+    fn count_close(&self, counted: bool) {
         let mut counts = self.counts();
-        counts.present -= 1;
+        counts.open -= 1;
         if !counted {
             // The runtime has dropped it: the program ends.
-            counts.listening -= 1;
+            counts.in_progress -= 1;
             *counts.errors.entry("shutdown".to_owned()).or_default() += 1;
         }
-        if counts.present == 0 {
-            self.empty.notify_all();
+        if counts.open == 0 {
+            self.all_closed.notify_all();
         }
     }
 
-    /// Waits until the last guest has left, but not longer than `limit`; who is still listening then, is
-    /// not told the rest.
-    fn wait_until_empty(&self, limit: Duration) -> Counts {
-        let waited = self.empty.wait_timeout_while(self.counts(), limit, |counts| counts.present > 0);
-        // A copy: what happens to the guests from here on is counted where nobody reads it.
+    /// Waits until the last connection has closed, but not longer than `limit`; a joke that is still in progress
+    /// then is counted as `shutdown`.
+    fn wait_until_closed(&self, limit: Duration) -> Counts {
+        let waited = self.all_closed.wait_timeout_while(self.counts(), limit, |counts| counts.open > 0);
+        // A copy: what happens to the connections from here on is counted where nobody reads it.
         let mut counts = waited.unwrap_or_else(PoisonError::into_inner).0.clone();
-        if counts.listening > 0 {
-            *counts.errors.entry("shutdown".to_owned()).or_default() += counts.listening;
+        if counts.in_progress > 0 {
+            *counts.errors.entry("shutdown".to_owned()).or_default() += counts.in_progress;
         }
         counts
     }

@@ -27,7 +27,7 @@ pub struct Summary {
     pub bytes_sent: u64,
     /// Jokes not sent and connections not accepted, by kind: the name of the system's error, or
     /// `idle` (the client did not read for `--idle-limit`), `file_shrank` and `file_changed` (the jokes
-    /// file is no longer as it was when indexed), `shutdown` (the last call was over).
+    /// file is no longer as it was when indexed), `shutdown` (the grace period was over).
     pub errors: BTreeMap<String, u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Every act keeps the contract of the programs of this project, and what the story promises.
+//! Every act keeps the contract of the programs of this project, and what the chapter promises.
 
 mod support;
 
@@ -57,7 +57,7 @@ fn whoever_connects_gets_a_joke() {
 }
 
 #[test]
-fn different_guests_get_different_jokes() {
+fn two_clients_get_different_jokes() {
     for act in ACTS {
         let server = act.start(&[]);
         let first = server.ask().expect("a joke");
@@ -110,17 +110,17 @@ fn a_joke_of_a_megabyte_comes_whole() {
         let file = Temporary::new(joke.as_bytes());
         for act in ACTS {
             let server = act.start(&["--file", file.path()]);
-            let mut guest = server.connect();
+            let mut connection = server.connect();
             let mut text = Vec::new();
             // It begins to read late, and in between asks for nothing.
-            guest
+            connection
                 .read_exact({
                     text.resize(1, 0);
                     &mut text
                 })
                 .expect("a first byte");
             thread::sleep(Duration::from_millis(20));
-            guest.read_to_end(&mut text).unwrap_or_else(|error| panic!("{act:?}: {error}"));
+            connection.read_to_end(&mut text).unwrap_or_else(|error| panic!("{act:?}: {error}"));
             assert!(
                 text == joke.as_bytes(),
                 "{act:?} changed the joke of {} bytes: {}",
@@ -163,7 +163,7 @@ fn a_file_that_shrinks_is_an_error_and_not_the_end() {
     for act in ACTS.iter().filter(|act| !CACHED.contains(&act.program)) {
         let file = Temporary::new(text.as_bytes());
         let server = act.start(&["--file", file.path()]);
-        // A guest who is in the middle of the joke (the unbounded one may have read it all), ...
+        // A client that is in the middle of the joke (the unbounded act may have read it all), ...
         let mut early = server.connect();
         early.read_exact(&mut [0; 64]).expect("the beginning");
         fs::write(&file.0, "short\n").expect("the file shrinks");
@@ -172,10 +172,10 @@ fn a_file_that_shrinks_is_an_error_and_not_the_end() {
             cut.is_err() || act.flags == ["--unbounded"],
             "{act:?}: the half was sent as if it were whole"
         );
-        // ... one who comes later, ...
+        // ... one that comes later, ...
         let late = server.ask();
         assert!(late.is_err(), "{act:?}: half a joke was sent as if it were whole");
-        // ... and one who comes after the repair.
+        // ... and one that comes after the repair.
         fs::write(&file.0, &text).expect("the file grows");
         assert_eq!(server.ask().expect("a joke").len(), text.len(), "{act:?}");
         let errors = server.stop()["errors"].clone();
@@ -279,9 +279,9 @@ const SIXTEEN_DESCRIPTORS: &str = "more=0; for fd in 3 4 5 6 7 8 9 10 11 12 13 1
 fn out_of_descriptors_waits_without_spinning() {
     every_act_at_once(|act| {
         let mut server = act.start_in_shell(SIXTEEN_DESCRIPTORS, &["--idle-limit", "30s"]);
-        // Guests who do not close hold what descriptors there are. (Act 7 stops earlier, by itself.)
-        let guests: Vec<_> = (0..50).map(|_| server.connect()).collect();
-        let mut last = &guests[49];
+        // Clients that do not close hold what descriptors there are. (Act 7 stops earlier, by itself.)
+        let connections: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        let mut last = &connections[49];
         last.set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
         assert!(last.read(&mut [0]).is_err(), "{act:?}: sixteen descriptors are not enough for fifty");
         // While nobody can be accepted, it sleeps: 100 ticks are a second.
@@ -289,7 +289,7 @@ fn out_of_descriptors_waits_without_spinning() {
         thread::sleep(Duration::from_secs(1));
         let spent = server.ticks() - before;
         assert!(spent < 10, "{act:?} used {spent} % of a processor while it had nothing to do");
-        drop(guests);
+        drop(connections);
         let joke = server.ask().unwrap_or_else(|error| panic!("{act:?} does not recover: {error}"));
         assert!(bundled().contains(&joke), "{act:?}: {joke:?}");
         let (report, code) = client(server.address, &["--connections", "200"]);
@@ -356,14 +356,14 @@ fn nobody_reads_what_it_prints() {
             let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a process id"));
             for _ in 0..3 {
                 let mut joke = String::new();
-                let mut guest = None;
+                let mut connection = None;
                 eventually("it listens", || {
-                    guest = TcpStream::connect(address).ok();
-                    guest.is_some()
+                    connection = TcpStream::connect(address).ok();
+                    connection.is_some()
                 });
-                let mut guest = guest.expect("connected");
-                guest.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-                guest.read_to_string(&mut joke).expect("a joke");
+                let mut connection = connection.expect("connected");
+                connection.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+                connection.read_to_string(&mut joke).expect("a joke");
                 assert!(!joke.is_empty(), "{act:?} with {redirection}");
             }
             nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it is still there");
@@ -410,9 +410,9 @@ fn a_second_signal_ends_it_at_once() {
     every_act_at_once(|act| {
         for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
             let mut server = act.start(&["--file", file.path()]);
-            // A guest who does not read on keeps it from ending after the first.
-            let mut guest = server.connect();
-            guest.read_exact(&mut [0; 64]).expect("the beginning");
+            // A client that does not read on keeps the server from ending after the first.
+            let mut connection = server.connect();
+            connection.read_exact(&mut [0; 64]).expect("the beginning");
             server.signal(Signal::SIGTERM);
             eventually("the first signal is seen", || {
                 let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
@@ -438,33 +438,33 @@ fn what_is_being_told_is_finished() {
     let file = Temporary::new(joke.as_bytes());
     for act in ACTS {
         let mut server = act.start(&["--file", file.path()]);
-        let mut guest = server.connect();
+        let mut connection = server.connect();
         let mut text = vec![0; 64];
-        guest.read_exact(&mut text).expect("the beginning");
+        connection.read_exact(&mut text).expect("the beginning");
         server.signal(Signal::SIGTERM);
         // It need not arrive (the machine may be slow), but half of it must not pass for the whole.
-        if guest.read_to_end(&mut text).is_ok() {
+        if connection.read_to_end(&mut text).is_ok() {
             assert!(text == joke.as_bytes(), "{act:?}: half a joke, well closed");
         }
-        drop(guest);
+        drop(connection);
         let (status, _) = server.ended();
         assert_eq!(status.code(), Some(0), "{act:?}");
     }
 }
 
 #[test]
-fn the_last_call_ends_though_a_guest_does_not_listen() {
+fn the_grace_period_ends_though_a_client_does_not_read() {
     let file = Temporary::new(long_joke(16 << 20).as_bytes());
     every_act_at_once(|act| {
         let mut server = act.start(&["--file", file.path(), "--idle-limit", "1h"]);
-        let mut guest = server.connect();
-        guest.read_exact(&mut [0; 64]).expect("the beginning");
+        let mut connection = server.connect();
+        connection.read_exact(&mut [0; 64]).expect("the beginning");
         server.signal(Signal::SIGTERM);
         let (status, summary) = server.ended();
         assert_eq!(status.code(), Some(0), "{act:?}");
         let summary = parse(&summary.expect("a summary"));
         assert_eq!(summary["errors"], json!({"shutdown": 1}), "{act:?}");
-        assert!(guest.read_to_end(&mut Vec::new()).is_err(), "{act:?}: half a joke, well closed");
+        assert!(connection.read_to_end(&mut Vec::new()).is_err(), "{act:?}: half a joke, well closed");
     });
 }
 
@@ -476,23 +476,23 @@ fn what_a_client_sends_is_ignored_and_costs_it_no_joke() {
     for act in ACTS {
         let server = act.start(&[]);
         // A line of a mebibyte, with no end, before the first read.
-        let mut guest = server.connect();
-        guest.write_all(&vec![b'?'; 1 << 20]).unwrap_or_else(|error| panic!("{act:?}: {error}"));
+        let mut connection = server.connect();
+        connection.write_all(&vec![b'?'; 1 << 20]).unwrap_or_else(|error| panic!("{act:?}: {error}"));
         let mut joke = String::new();
-        guest.read_to_string(&mut joke).unwrap_or_else(|error| panic!("{act:?}: {error}"));
+        connection.read_to_string(&mut joke).unwrap_or_else(|error| panic!("{act:?}: {error}"));
         assert!(jokes.contains(&joke), "{act:?}: {joke:?}");
         // The end of the joke does not end what the client may send.
-        guest.write_all(&vec![b'?'; 1 << 16]).unwrap_or_else(|error| panic!("{act:?} resets: {error}"));
+        connection.write_all(&vec![b'?'; 1 << 16]).unwrap_or_else(|error| panic!("{act:?} resets: {error}"));
         // Half-closed from the start.
-        let mut guest = server.connect();
-        guest.shutdown(Shutdown::Write).expect("half-closed");
+        let mut connection = server.connect();
+        connection.shutdown(Shutdown::Write).expect("half-closed");
         let mut joke = String::new();
-        guest.read_to_string(&mut joke).unwrap_or_else(|error| panic!("{act:?}: {error}"));
+        connection.read_to_string(&mut joke).unwrap_or_else(|error| panic!("{act:?}: {error}"));
         assert!(jokes.contains(&joke), "{act:?}: {joke:?}");
-        // Gone before it was told anything.
+        // Gone before the first byte.
         for _ in 0..20 {
-            let guest = server.connect();
-            socket2::SockRef::from(&guest).set_linger(Some(Duration::ZERO)).expect("a reset");
+            let connection = server.connect();
+            socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).expect("a reset");
         }
         // Gone in the middle.
         assert!(jokes.contains(&server.ask().expect("a joke")), "{act:?}");
@@ -507,28 +507,28 @@ fn what_a_client_sends_is_ignored_and_costs_it_no_joke() {
     }
 }
 
-/// How much memory, in KiB, each of `count` guests takes who has read the beginning and reads no more.
+/// How much memory, in KiB, each of `count` connections takes whose client has read the beginning and reads no more.
 fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
     let server = act.start(&["--file", file.path(), "--threads", "2", "--blocking-threads", "8"]);
     let stop = || {
-        let mut guest = server.connect();
-        guest.read_exact(&mut [0; 64]).unwrap_or_else(|error| panic!("{act:?}: {error}"));
-        guest
+        let mut connection = server.connect();
+        connection.read_exact(&mut [0; 64]).unwrap_or_else(|error| panic!("{act:?}: {error}"));
+        connection
     };
     // The first of them bring up the threads, and what memory threads take.
-    let mut guests: Vec<TcpStream> = (0..10).map(|_| stop()).collect();
+    let mut connections: Vec<TcpStream> = (0..10).map(|_| stop()).collect();
     if act.flags != ["--unbounded"] {
         // So do some who read all. (Unbounded, they would leave memory behind for those who are counted.)
         let (report, _) = client(server.address, &["--connections", "4", "--file", file.path()]);
         assert_eq!(report["ok"].as_u64(), Some(4), "{act:?}: {report}");
     }
     let before = settled(|| server.status("VmRSS"));
-    guests.extend((0..count).map(|_| stop()));
+    connections.extend((0..count).map(|_| stop()));
     // One with a byte now and then, one that resets; and the others are served all the same, though there
     // are more of the stopped than threads.
-    guests[0].read_exact(&mut [0]).expect("a byte");
-    socket2::SockRef::from(&guests[1]).set_linger(Some(Duration::ZERO)).expect("a reset");
-    drop(guests.remove(1));
+    connections[0].read_exact(&mut [0]).expect("a byte");
+    socket2::SockRef::from(&connections[1]).set_linger(Some(Duration::ZERO)).expect("a reset");
+    drop(connections.remove(1));
     let (report, code) = client(server.address, &["--connections", "2", "--file", file.path()]);
     assert_eq!((report["ok"].as_u64(), code), (Some(2), Some(0)), "{act:?}: {report}");
     server.status("VmRSS").saturating_sub(before) / count
@@ -538,20 +538,20 @@ fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
 fn stopped_readers_take_little_memory_and_no_thread() {
     let file = Temporary::new(long_joke(6 << 20).as_bytes());
     for act in ACTS {
-        // So many that a thread which comes late, with some megabytes of its own, is not taken for the guests'.
+        // So many that a thread which comes late, with some megabytes of its own, is not counted as the connections'.
         let count = if act.flags == ["--unbounded"] { 10 } else { 120 };
         let each = memory_of_a_stopped_reader(act, &file, count);
         if act.flags == ["--unbounded"] {
             // The control: what the bound is for.
             assert!(each > 1024, "{act:?} takes {each} KiB only; the client was not slow enough");
         } else {
-            assert!(each <= 64, "{act:?} takes {each} KiB for a guest who does not read");
+            assert!(each <= 64, "{act:?} takes {each} KiB for a client that does not read");
         }
     }
 }
 
 #[test]
-fn idle_guests_are_shown_the_door() {
+fn idle_connections_are_closed() {
     let file = Temporary::new(long_joke(8 << 20).as_bytes());
     every_act_at_once(|act| {
         let server = act.start(&["--file", file.path(), "--idle-limit", "200ms"]);
@@ -573,7 +573,7 @@ fn idle_guests_are_shown_the_door() {
 }
 
 #[test]
-fn five_hundred_idle_guests_are_not_noticed() {
+fn five_hundred_idle_connections_cost_the_others_nothing() {
     for act in ACTS {
         let server = act.start(&[]);
         let idle: Vec<_> = (0..500).map(|_| server.connect()).collect();
@@ -586,7 +586,7 @@ fn five_hundred_idle_guests_are_not_noticed() {
 // R20, short
 
 #[test]
-fn many_guests_leave_nothing_behind() {
+fn many_connections_leave_nothing_behind() {
     for act in ACTS {
         let server = act.start(&["--threads", "2", "--blocking-threads", "16"]);
         let round = || {
@@ -599,12 +599,12 @@ fn many_guests_leave_nothing_behind() {
         (0..20).for_each(|_| round());
         eventually("all descriptors are closed", || server.descriptors() == idle);
         let grown = server.status("VmRSS").saturating_sub(memory);
-        // 4000 guests later. Threads come and go by chance; a task that stays takes a kilobyte and more.
+        // 4000 connections later. Threads come and go by chance; a task that stays takes a kilobyte and more.
         assert!(grown <= 4096, "{act:?} has grown by {grown} KiB");
     }
 }
 
-// The story
+// The chapter
 
 #[test]
 fn ten_thousand_at_once() {
@@ -621,7 +621,7 @@ fn ten_thousand_at_once() {
 
 #[test]
 fn a_slow_disk_holds_up_act_one_and_nobody_else() {
-    // Ten guests and one thread. Head first they wait for each other: ten times the disk.
+    // Ten connections and one thread. Head first they wait for each other: ten times the disk.
     let slow = ["--threads", "1", "--slow-disk", "300"];
     let seconds = |act: &Act| {
         let server = act.start(&slow);

@@ -16,12 +16,12 @@ fn server_that_sends(text: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
-        for guest in listener.incoming() {
-            let mut guest = guest.expect("a guest");
-            guest.write_all(text).expect("sent");
-            guest.shutdown(Shutdown::Write).expect("ended");
+        for connection in listener.incoming() {
+            let mut connection = connection.expect("a connection");
+            connection.write_all(text).expect("sent");
+            connection.shutdown(Shutdown::Write).expect("ended");
             // The client may be gone first.
-            let _ = guest.read(&mut [0]);
+            let _ = connection.read(&mut [0]);
         }
     });
     address
@@ -72,8 +72,8 @@ fn a_server_that_never_ends_is_left() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
-        let (mut guest, _) = listener.accept().expect("a guest");
-        while guest.write_all(&[b'x'; 65_536]).is_ok() {}
+        let (mut connection, _) = listener.accept().expect("a connection");
+        while connection.write_all(&[b'x'; 65_536]).is_ok() {}
     });
     let (report, code) = client(address, &["--connections", "1"]);
     assert_eq!((&report["failed"], code), (&json!({"not_a_joke": 1}), Some(1)), "{report}");

@@ -288,9 +288,9 @@ pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Resul
     let mut act = Act::start(command, program, 0, 1)?;
     let mut joke = String::new();
     TcpStream::connect(&act.address)
-        .and_then(|mut guest| {
-            guest.set_read_timeout(Some(PATIENCE))?;
-            guest.read_to_string(&mut joke)
+        .and_then(|mut connection| {
+            connection.set_read_timeout(Some(PATIENCE))?;
+            connection.read_to_string(&mut joke)
         })
         .context(|| format!("hear a joke from {program}"))?;
     if joke != TRACED {
@@ -324,10 +324,10 @@ fn one_connection(trace: &str) -> String {
         let name = |descriptor: Option<i64>| {
             names.iter().rev().find(|(number, _)| Some(*number) == descriptor).map(|(_, name)| *name)
         };
-        // Before the guest there is the start: only what was opened there matters.
-        let begun = names.iter().any(|(_, name)| *name == "guest");
+        // Before the connection there is the start: only what was opened there matters.
+        let begun = names.iter().any(|(_, name)| *name == "connection");
         let (shown, result) = match (call.name.as_str(), name(descriptor)) {
-            ("accept4", _) => ("accept4(listener)".to_string(), "guest".to_string()),
+            ("accept4", _) => ("accept4(listener)".to_string(), "connection".to_string()),
             ("openat", _) if begun => ("openat(jokes)".to_string(), "file".to_string()),
             ("lseek", Some(file)) => {
                 (format!("lseek({file}, {})", call.args.get(1).map_or("", String::as_str)), value(call))
@@ -337,13 +337,13 @@ fn one_connection(trace: &str) -> String {
                 let text = call.args.get(1).map_or("", String::as_str);
                 (format!("{}({to}, {text})", call.name), value(call))
             }
-            ("shutdown", Some(guest)) => (format!("shutdown({guest}, SHUT_WR)"), value(call)),
+            ("shutdown", Some(connection)) => (format!("shutdown({connection}, SHUT_WR)"), value(call)),
             // A file that is read by position was opened at the start.
             ("pread64", None) if begun => ("pread64(jokes)".to_string(), value(call)),
             _ => continue,
         };
         if let ("accept4" | "openat", Some(number)) = (call.name.as_str(), call.value) {
-            names.push((number, if call.name == "accept4" { "guest" } else { "file" }));
+            names.push((number, if call.name == "accept4" { "connection" } else { "file" }));
         }
         let thread = threads.iter().position(|&thread| thread == call.pid).unwrap_or_else(|| {
             threads.push(call.pid);
@@ -597,8 +597,8 @@ mod tests {
             8 sendto(9, \"Knock\", 28, MSG_NOSIGNAL, NULL, 0) = 28\n\
             8 recvfrom(9, \"\", 512, 0, NULL, NULL) = 0\n\
             8 accept4(5, NULL, NULL, SOCK_CLOEXEC) = 10\n";
-        let expected = "thread A  accept4(listener) = guest\nthread B  pread64(jokes) = 28\n\
-            thread A  sendto(guest, \"Knock\") = 28\nthread A  recvfrom(guest) = 0\n";
+        let expected = "thread A  accept4(listener) = connection\nthread B  pread64(jokes) = 28\n\
+            thread A  sendto(connection, \"Knock\") = 28\nthread A  recvfrom(connection) = 0\n";
         assert_eq!(one_connection(trace), expected);
     }
 

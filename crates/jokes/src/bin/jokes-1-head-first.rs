@@ -12,7 +12,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use jokes_acts::{Flags, Guest, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server};
 use tokio::io::AsyncWriteExt;
 
 fn main() -> ExitCode {
@@ -21,26 +21,26 @@ fn main() -> ExitCode {
     server.run(run)
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket, line by line.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     // Each step of this loop may read from the disk. Nothing marks the place: no await, no warning. The
     // thread sleeps in the kernel, and with it every task that it would have run meanwhile.
     for line in joke.lines() {
         let mut line = line?;
         line.push('\n');
-        guest.write_all(line.as_bytes()).await?;
+        connection.write_all(line.as_bytes()).await?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::io::{self, Lines};
 use std::process::ExitCode;
 
 use clap::Args;
-use jokes_acts::{Flags, Guest, Joke, Listener, Reader, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server};
 use tokio::io::AsyncWriteExt;
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -35,24 +35,24 @@ fn main() -> ExitCode {
     server.run(move |listener| run(listener, more))
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener, more: More) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = if more.in_place {
-                tell_in_place(&mut guest, joke).await
+            let result = if more.in_place {
+                tell_in_place(&mut connection, joke).await
             } else {
-                tell(&mut guest, joke).await
+                tell(&mut connection, joke).await
             };
-            guest.farewell(told).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket, chunk by chunk: read on a thread of the pool, sent from here.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let mut lines = joke.lines();
     loop {
         // The closure may outlive this task, so it cannot borrow the lines: they travel there and back.
@@ -64,19 +64,19 @@ async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
         lines = back;
         match chunk? {
             chunk if chunk.is_empty() => return Ok(()),
-            chunk => guest.write_all(chunk.as_bytes()).await?,
+            chunk => connection.write_all(chunk.as_bytes()).await?,
         }
     }
 }
 
 /// The same with `block_in_place`: the closure runs here and may borrow, but nothing else of this task
 /// runs meanwhile, and a single-threaded runtime cannot do it at all.
-async fn tell_in_place(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell_in_place(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let mut lines = joke.lines();
     loop {
         match block_in_place(|| read_chunk(&mut lines))? {
             chunk if chunk.is_empty() => return Ok(()),
-            chunk => guest.write_all(chunk.as_bytes()).await?,
+            chunk => connection.write_all(chunk.as_bytes()).await?,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::process::ExitCode;
 
 use futures::stream::{self, Stream, TryStreamExt};
-use jokes_acts::{Flags, Guest, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server};
 use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_blocking;
 
@@ -23,24 +23,24 @@ fn main() -> ExitCode {
     server.run(run)
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket, line by line.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let mut lines = Box::pin(stream_of_lines(joke));
     while let Some(mut line) = lines.try_next().await? {
         line.push('\n');
-        guest.write_all(line.as_bytes()).await?;
+        connection.write_all(line.as_bytes()).await?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll, ready};
 
-use jokes_acts::{Flags, Guest, Joke, Listener, Reader, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server};
 use tokio::io::AsyncWrite;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -29,26 +29,26 @@ fn main() -> ExitCode {
     server.run(run)
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket; done when the last byte is there.
-fn tell(guest: &mut Guest, joke: Joke) -> Pump<'_> {
-    Pump { guest, state: State::Reading(read_chunk(joke.lines())) }
+fn tell(connection: &mut Connection, joke: Joke) -> Pump<'_> {
+    Pump { connection, state: State::Reading(read_chunk(joke.lines())) }
 }
 
 /// Pumps lines from the pool into the socket.
 struct Pump<'a> {
-    guest: &'a mut Guest,
+    connection: &'a mut Connection,
     state: State,
 }
 
@@ -80,7 +80,9 @@ impl Future for Pump<'_> {
                 }
                 State::Writing { chunk, at, .. } if *at < chunk.len() => {
                     // The socket takes what it has room for, which may be less than all of it.
-                    match ready!(Pin::new(&mut *pump.guest).poll_write(context, &chunk.as_bytes()[*at..]))? {
+                    match ready!(
+                        Pin::new(&mut *pump.connection).poll_write(context, &chunk.as_bytes()[*at..])
+                    )? {
                         0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                         written => *at += written,
                     }

@@ -13,7 +13,7 @@ use std::io::{self, Lines};
 use std::process::ExitCode;
 
 use clap::Args;
-use jokes_acts::{Flags, Guest, Joke, Listener, Reader, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
@@ -35,17 +35,17 @@ fn main() -> ExitCode {
     server.run(move |listener| run(listener, more))
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener, more: More) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = if more.unbounded {
-                tell_unbounded(&mut guest, joke).await
+            let result = if more.unbounded {
+                tell_unbounded(&mut connection, joke).await
             } else {
-                tell(&mut guest, joke).await
+                tell(&mut connection, joke).await
             };
-            guest.farewell(told).await;
+            connection.close(result).await;
         });
     }
 }
@@ -55,12 +55,12 @@ type Rest = (Lines<Reader>, Sender<String>);
 
 // region: tell
 /// Joke into socket: one side reads into the channel, the other writes out of it.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let (sender, mut receiver) = mpsc::channel::<String>(LINES);
     let write = async {
         while let Some(mut line) = receiver.recv().await {
             line.push('\n');
-            guest.write_all(line.as_bytes()).await?;
+            connection.write_all(line.as_bytes()).await?;
         }
         Ok(())
     };
@@ -101,7 +101,7 @@ fn fill(mut lines: Lines<Reader>, mut room: OwnedPermit<String>) -> io::Result<O
 // region: unbounded
 /// The same without a bound: simpler, and the reader is never held up. But a client that does not read
 /// does not hold it up either, and the whole joke is in memory, once for each such client.
-async fn tell_unbounded(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell_unbounded(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<String>();
     let read = spawn_blocking(move || {
         for line in joke.lines() {
@@ -114,7 +114,7 @@ async fn tell_unbounded(guest: &mut Guest, joke: Joke) -> io::Result<()> {
     });
     while let Some(mut line) = receiver.recv().await {
         line.push('\n');
-        guest.write_all(line.as_bytes()).await?;
+        connection.write_all(line.as_bytes()).await?;
     }
     read.await?
 }

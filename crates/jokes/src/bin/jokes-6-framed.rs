@@ -12,7 +12,7 @@ use std::io;
 use std::process::ExitCode;
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use jokes_acts::{Flags, Guest, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server};
 use tokio::task::spawn_blocking;
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
@@ -22,23 +22,23 @@ fn main() -> ExitCode {
     server.run(run)
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket: a stream into a sink. `forward` also closes the sink, which ends the sending.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
-    let sink = Framed::new(guest, LinesCodec::new());
-    let told = stream_of_lines(joke).err_into().forward(sink).await;
-    told.map_err(|error| match error {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
+    let sink = Framed::new(connection, LinesCodec::new());
+    let result = stream_of_lines(joke).err_into().forward(sink).await;
+    result.map_err(|error| match error {
         LinesCodecError::Io(error) => error,
         // Of lines that are received; we send.
         LinesCodecError::MaxLineLengthExceeded => io::Error::other(error),

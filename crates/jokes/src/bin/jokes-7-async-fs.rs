@@ -6,37 +6,37 @@
 //! Watch:    cargo ladder acts --trace jokes-7-async-fs
 //! Expect:   open, seek and read on another thread: three trips instead of one
 //! Still wrong: nothing became asynchronous. `tokio::fs` is act 2 for each call, and its files cannot be
-//!           shared: each guest takes two descriptors (next: jokes-cached).
+//!           shared: each connection takes two descriptors (next: jokes-cached).
 
 use std::io::{self, SeekFrom};
 use std::process::ExitCode;
 
-use jokes_acts::{Flags, Guest, Joke, Listener, Server, file_shrank};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server, file_shrank};
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use tokio::task::spawn_blocking;
 
 fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
-    // A socket and a file for each guest, so that nobody is accepted who cannot be told a joke.
-    let server = Server::open(&flags).descriptors_per_guest(2);
+    // A socket and a file for each connection, so that none is accepted that cannot be sent a joke.
+    let server = Server::open(&flags).descriptors_per_connection(2);
     server.run(run)
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket, line by line.
-async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
     let (start, length) = joke.bytes();
     let mut file = File::open(joke.path()).await?;
     file.seek(SeekFrom::Start(start)).await?;
@@ -49,7 +49,7 @@ async fn tell(guest: &mut Guest, joke: Joke) -> io::Result<()> {
         }
         let Some(mut line) = lines.next_line().await? else { break };
         line.push('\n');
-        guest.write_all(line.as_bytes()).await?;
+        connection.write_all(line.as_bytes()).await?;
     }
     let missing = lines.into_inner().into_inner().limit();
     if missing == 0 { Ok(()) } else { Err(file_shrank()) }

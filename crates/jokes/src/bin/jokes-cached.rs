@@ -12,7 +12,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use jokes_acts::{Flags, Guest, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server};
 use tokio::io::AsyncWriteExt;
 
 fn main() -> ExitCode {
@@ -25,21 +25,21 @@ fn main() -> ExitCode {
     server.run(|listener| run(listener, cache))
 }
 
-/// Accepts guests; each has a task of its own.
+/// Accepts connections; each has a task of its own.
 async fn run(mut listener: Listener, cache: Arc<[String]>) {
     loop {
-        let (mut guest, joke) = listener.accept().await;
+        let (mut connection, joke) = listener.accept().await;
         let cache = Arc::clone(&cache);
         tokio::spawn(async move {
-            let told = tell(&mut guest, joke, &cache).await;
-            guest.farewell(told).await;
+            let result = tell(&mut connection, joke, &cache).await;
+            connection.close(result).await;
         });
     }
 }
 
 // region: tell
 /// Joke into socket, at once.
-async fn tell(guest: &mut Guest, joke: Joke, cache: &[String]) -> io::Result<()> {
-    guest.write_all(cache[joke.number()].as_bytes()).await
+async fn tell(connection: &mut Connection, joke: Joke, cache: &[String]) -> io::Result<()> {
+    connection.write_all(cache[joke.number()].as_bytes()).await
 }
 // endregion: tell

@@ -3,8 +3,8 @@
 //! Run:      cargo run --bin jokes-client -- 127.0.0.1:12345
 //! Expect:   as many ok as connections, the total time, percentiles
 //!
-//! A closed loop on purpose: it asks how long a crowd takes that comes at once and goes. How a server
-//! fares at a rate is the question of the load generator.
+//! A closed loop on purpose: it measures how long so many connections take that are opened at once. How a
+//! server behaves at a given rate is the question of the load generator.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -130,12 +130,12 @@ fn expected(flags: &Flags) -> Result<Expected, String> {
 /// Opens all connections at once, and waits for the last of them.
 async fn run(flags: &Flags, expected: Arc<Expected>, on_failure: impl Fn(u32, &str)) -> Report {
     let started = Instant::now();
-    let mut visits = JoinSet::new();
+    let mut connections = JoinSet::new();
     for number in 1..=flags.connections {
         let (address, limit, expected) = (flags.address, flags.timeout, Arc::clone(&expected));
-        visits.spawn(async move {
+        connections.spawn(async move {
             let started = Instant::now();
-            let outcome = match timeout(limit, visit(address, &expected)).await {
+            let outcome = match timeout(limit, fetch_joke(address, &expected)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err("timeout".to_owned()),
             };
@@ -144,7 +144,7 @@ async fn run(flags: &Flags, expected: Arc<Expected>, on_failure: impl Fn(u32, &s
     }
     let mut times = Vec::new();
     let mut failed: BTreeMap<String, u64> = BTreeMap::new();
-    while let Some(joined) = visits.join_next().await {
+    while let Some(joined) = connections.join_next().await {
         match joined {
             Ok((_, Ok(()), seconds)) => times.push(seconds),
             Ok((number, Err(kind), _)) => {
@@ -171,7 +171,7 @@ async fn run(flags: &Flags, expected: Arc<Expected>, on_failure: impl Fn(u32, &s
 }
 
 /// One connection: reads to its end, and compares. The error is the kind of failure.
-async fn visit(address: SocketAddr, expected: &Expected) -> Result<(), String> {
+async fn fetch_joke(address: SocketAddr, expected: &Expected) -> Result<(), String> {
     let mut socket = TcpStream::connect(address).await.map_err(|error| errno_name(&error))?;
     let mut text = Vec::new();
     // One byte more than any joke shows that it is none; a server that never ends is not read for ever.

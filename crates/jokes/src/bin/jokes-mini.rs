@@ -14,7 +14,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use jokes_acts::{Door, Flags, Server, Visit};
+use jokes_acts::{Acceptor, Flags, Record, Server};
 use mini_runtime::reactor::{Interest, Registration};
 use mini_runtime::{Runtime, sleep, spawn, timeout};
 
@@ -25,48 +25,50 @@ fn main() -> ExitCode {
         Ok(texts) => texts,
         Err(error) => return server.fail(format_args!("cannot read {}: {error}", flags.file.display())),
     };
-    server.run_with(|socket, door| Runtime::new()?.block_on(run(socket, door, cache.into()))?)
+    server.run_with(|socket, acceptor| Runtime::new()?.block_on(run(socket, acceptor, cache.into()))?)
 }
 
-/// Accepts guests; each has a task of its own.
-async fn run(socket: TcpListener, mut door: Door, cache: Rc<[String]>) -> io::Result<()> {
+/// Accepts connections; each has a task of its own.
+async fn run(socket: TcpListener, mut acceptor: Acceptor, cache: Rc<[String]>) -> io::Result<()> {
     let listener = Registration::new(socket)?;
-    door.greet();
+    acceptor.greet();
     loop {
         match poll_fn(|context| listener.poll_io(context, Interest::READ, |socket| socket.accept())).await {
             Ok((socket, peer)) => {
-                let (visit, joke) = door.welcome(peer);
+                let (record, joke) = acceptor.admit(peer);
                 let cache = Rc::clone(&cache);
-                spawn(async move { converse(socket, visit, &cache[joke.number()]).await });
+                spawn(async move { serve(socket, record, &cache[joke.number()]).await });
             }
-            Err(error) => sleep(door.failed(&error)).await,
+            Err(error) => sleep(acceptor.back_off(&error)).await,
         }
     }
 }
 
-/// One guest, from its joke to its end.
-async fn converse(socket: TcpStream, mut visit: Visit, joke: &str) {
-    let guest = match socket.set_nonblocking(true).and_then(|()| Registration::new(&socket)) {
-        Ok(guest) => guest,
+/// One connection, from its joke to its end.
+async fn serve(socket: TcpStream, mut record: Record, joke: &str) {
+    let connection = match socket.set_nonblocking(true).and_then(|()| Registration::new(&socket)) {
+        Ok(connection) => connection,
         Err(error) => {
-            visit.settle(&socket, Err(error));
+            record.finish(&socket, Err(error));
             return;
         }
     };
-    let told = tell(&guest, &visit, joke).await;
-    farewell(&guest, visit, told).await;
+    let result = tell(&connection, &record, joke).await;
+    close(&connection, record, result).await;
 }
 
 // region: tell
 /// Joke into socket, at once.
-async fn tell(guest: &Registration<&TcpStream>, visit: &Visit, joke: &str) -> io::Result<()> {
+async fn tell(connection: &Registration<&TcpStream>, record: &Record, joke: &str) -> io::Result<()> {
     let mut rest = joke.as_bytes();
     while !rest.is_empty() {
-        let write =
-            poll_fn(|context| guest.poll_io(context, Interest::WRITE, |&(mut socket)| socket.write(rest)));
-        // A write that takes something begins the patience anew.
-        let written = timeout(visit.idle_limit(), write).await.unwrap_or_else(|_| Err(visit.idle()))?;
-        visit.wrote(written);
+        let write = poll_fn(|context| {
+            connection.poll_io(context, Interest::WRITE, |&(mut socket)| socket.write(rest))
+        });
+        // A write that takes something starts the idle limit again.
+        let written =
+            timeout(record.idle_limit(), write).await.unwrap_or_else(|_| Err(record.idle_error()))?;
+        record.count_bytes(written);
         rest = &rest[written..];
     }
     Ok(())
@@ -74,20 +76,20 @@ async fn tell(guest: &Registration<&TcpStream>, visit: &Visit, joke: &str) -> io
 // endregion: tell
 
 /// Ends the sending, then reads what the client sends, and ignores it, until it closes.
-async fn farewell(guest: &Registration<&TcpStream>, mut visit: Visit, told: io::Result<()>) {
-    let sent = told.and_then(|()| guest.get().shutdown(Shutdown::Write));
-    if !visit.settle(guest.get(), sent) {
+async fn close(connection: &Registration<&TcpStream>, mut record: Record, result: io::Result<()>) {
+    let sent = result.and_then(|()| connection.get().shutdown(Shutdown::Write));
+    if !record.finish(connection.get(), sent) {
         return;
     }
     let mut ignored = [0; 512];
     let until_closed = async {
         while let Ok(1..) = poll_fn(|context| {
-            guest.poll_io(context, Interest::READ, |&(mut socket)| socket.read(&mut ignored))
+            connection.poll_io(context, Interest::READ, |&(mut socket)| socket.read(&mut ignored))
         })
         .await
         {}
     };
-    if timeout(visit.idle_limit(), until_closed).await.is_err() {
-        visit.given_up();
+    if timeout(record.idle_limit(), until_closed).await.is_err() {
+        record.log_idle_close();
     }
 }

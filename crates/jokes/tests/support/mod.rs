@@ -1,4 +1,4 @@
-//! The reader's door: starts the real binaries on port 0, pokes them, ends them. Each wait has a deadline.
+//! Starts the real binaries on port 0, pokes them, ends them. Each wait has a deadline.
 #![allow(dead_code)] // Each test file uses a part of it.
 
 use std::fs;
@@ -32,7 +32,7 @@ macro_rules! act {
     };
 }
 
-/// Every act, in the order of the story, and the ways beside them.
+/// Every act, in the order of the chapter, and the variants beside them.
 pub const ACTS: &[Act] = &[
     act!("jokes-1-head-first"),
     act!("jokes-2-blocking-pool"),
