@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(clap::Args)]
 struct Flags {
     /// Two IP:PORT to listen on; port 0 lets the kernel choose
-    #[arg(value_name = "ADDR", num_args = 2, value_parser = demo::loopback,
+    #[arg(value_name = "ADDR", num_args = 2, value_parser = demo::parse_loopback,
           default_values = ["127.0.0.1:8080", "127.0.0.1:8081"])]
     addresses: Vec<SocketAddr>,
 
@@ -45,11 +45,11 @@ struct Flags {
     spin: bool,
 
     /// How long a connection computes without a pause: 20ms, 1s; it does so four times
-    #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = demo::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = demo::parse_duration)]
     slice: Duration,
 
     /// Poke itself: N connections to each listener, then end
-    #[arg(long, value_name = "N", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", value_parser = demo::parse_count)]
     poke: Option<usize>,
 }
 

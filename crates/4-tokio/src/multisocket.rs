@@ -27,7 +27,7 @@ const BUDGET: usize = 32;
 #[derive(clap::Args)]
 struct Flags {
     /// How many sockets to open
-    #[arg(long, value_name = "N", default_value = "10", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = demo::parse_count)]
     sockets: usize,
 
     /// Port of the first socket, the others follow; 0 lets the kernel choose it
@@ -35,7 +35,7 @@ struct Flags {
     base_port: u16,
 
     /// Poke itself: N datagrams to the sockets in turn, each after the echo of the last; then end
-    #[arg(long, value_name = "N", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", value_parser = demo::parse_count)]
     poke: Option<usize>,
 }
 

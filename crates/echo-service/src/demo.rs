@@ -12,7 +12,7 @@ use clap::{Args, Command, FromArgMatches};
 use serde::Serialize;
 use trace_marks::mark;
 
-use crate::output::{complain, print_line};
+use crate::output::{print_line, print_to_stderr};
 use crate::{Signals, flags, socket, turn_on_marks};
 
 #[derive(Args)]
@@ -53,7 +53,7 @@ impl Demo {
             .about(about)
             .max_term_width(100);
         let command = Common::augment_args(More::augment_args(command));
-        let ((common, more), usage) = flags::read(program, command, |matches| {
+        let ((common, more), usage) = flags::read_command_line(program, command, |matches| {
             Ok((Common::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         let Common { marks, json, verbose } = common;
@@ -102,7 +102,7 @@ impl Demo {
     /// Prints a line on stderr if `-v` was given.
     pub fn log(&self, line: impl Display) {
         if self.verbose {
-            complain(self.program, line);
+            print_to_stderr(self.program, line);
         }
     }
 
@@ -129,7 +129,7 @@ impl Demo {
 
     /// Prints one line on stderr and ends the program with status 1.
     pub fn fail(&self, reason: impl Display) -> ! {
-        complain(self.program, reason);
+        print_to_stderr(self.program, reason);
         std::process::exit(1)
     }
 
@@ -144,7 +144,7 @@ impl Demo {
 /// # Errors
 ///
 /// A sentence that shows how durations are written.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
         Ok(duration) => Ok(duration),
@@ -157,7 +157,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 ///
 /// A sentence with a next step.
-pub fn loopback(text: &str) -> Result<SocketAddr, String> {
+pub fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
     let address = flags::parse_address(text)?;
     if !socket::is_loopback(address) {
         return Err(
@@ -172,8 +172,8 @@ pub fn loopback(text: &str) -> Result<SocketAddr, String> {
 /// # Errors
 ///
 /// A sentence that says what is wrong.
-pub fn positive(text: &str) -> Result<usize, String> {
-    flags::positive(text)
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    flags::parse_count(text)
 }
 
 #[cfg(test)]
@@ -182,18 +182,18 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_are_longer_than_nothing() {
-        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_duration("1m"), Ok(Duration::from_secs(60)));
         for wrong in ["0s", "3", "soon", ""] {
-            assert!(duration(wrong).is_err(), "{wrong:?} is no duration");
+            assert!(parse_duration(wrong).is_err(), "{wrong:?} is no duration");
         }
     }
 
     #[test]
     fn only_loopback_is_for_demos() {
-        assert_eq!(loopback("[::1]:0"), Ok("[::1]:0".parse().unwrap()));
+        assert_eq!(parse_loopback("[::1]:0"), Ok("[::1]:0".parse().unwrap()));
         for wrong in ["0.0.0.0:0", "192.0.2.1:2000", "localhost:2000", "127.0.0.1"] {
-            assert!(loopback(wrong).is_err(), "{wrong} is no loopback address");
+            assert!(parse_loopback(wrong).is_err(), "{wrong} is no loopback address");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use datagram_queue::{DatagramQueue, Policy};
 
-use crate::output::{complain, print_line};
+use crate::output::{print_line, print_to_stderr};
 use crate::socket;
 
 /// The largest payload of a UDP datagram over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header (RFC 768, RFC 791).
@@ -26,7 +26,7 @@ pub struct Flags {
     pub address: SocketAddr,
 
     /// Capacity of the outgoing queue, in datagrams
-    #[arg(long, value_name = "N", default_value = "8", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_count)]
     pub queue: usize,
 
     /// What to do when a datagram arrives, the queue is full and a send would block
@@ -34,21 +34,21 @@ pub struct Flags {
     on_full: OnFull,
 
     /// Largest datagram accepted; a longer one is counted and not echoed
-    #[arg(long, value_name = "BYTES", default_value_t = LARGEST_DATAGRAM, value_parser = datagram_size)]
+    #[arg(long, value_name = "BYTES", default_value_t = LARGEST_DATAGRAM, value_parser = parse_datagram_size)]
     pub max_size: usize,
 
     /// Datagrams handled per readiness event before waiting again
-    #[arg(long, value_name = "N", default_value = "32", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_count)]
     pub budget: usize,
 
     /// Ask the kernel for a send buffer of so many bytes (SO_SNDBUF); it doubles them, up to
     /// net.core.wmem_max [default: the kernel's]
-    #[arg(long, value_name = "BYTES", value_parser = buffer_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_buffer_size)]
     pub send_buffer: Option<usize>,
 
     /// Ask the kernel for a receive buffer of so many bytes (SO_RCVBUF); it doubles them, up to
     /// net.core.rmem_max [default: the kernel's]
-    #[arg(long, value_name = "BYTES", value_parser = buffer_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_buffer_size)]
     pub receive_buffer: Option<usize>,
 
     /// Exit, with the summary, after N datagrams have been echoed
@@ -105,7 +105,7 @@ impl Flags {
     pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
         let about = "A UDP echo server: every datagram goes back to its sender, byte for byte, or not at all";
         let command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
-        let ((mut flags, more), usage) = read(program, command, |matches| {
+        let ((mut flags, more), usage) = read_command_line(program, command, |matches| {
             Ok((Self::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         flags.program = program;
@@ -166,7 +166,7 @@ impl Flags {
 
 /// Reads the command line of `program`; returns what `values` makes of it, and the usage. `--help` and
 /// `--version` end the program with status 0, wrong usage with status 2.
-pub fn read<T>(
+pub fn read_command_line<T>(
     program: &str,
     mut command: Command,
     values: impl FnOnce(&ArgMatches) -> Result<T, clap::Error>,
@@ -187,7 +187,10 @@ pub fn read<T>(
 
 /// Prints one line and the usage on stderr and ends the program with status 2.
 pub fn wrong_usage(program: &str, reason: &str, usage: String) -> ! {
-    complain(program, format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()));
+    print_to_stderr(
+        program,
+        format_args!("{reason}\n{}\nTry '{program} --help' for the flags.", usage.trim_end()),
+    );
     std::process::exit(2)
 }
 
@@ -224,7 +227,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-pub(crate) fn positive(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
@@ -232,14 +235,14 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-fn buffer_size(text: &str) -> Result<usize, String> {
-    match positive(text)? {
+fn parse_buffer_size(text: &str) -> Result<usize, String> {
+    match parse_count(text)? {
         size if size <= LARGEST_BUFFER => Ok(size),
         _ => Err(format!("a socket buffer can be asked to hold at most {LARGEST_BUFFER} bytes")),
     }
 }
 
-fn datagram_size(text: &str) -> Result<usize, String> {
+fn parse_datagram_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size) if size <= LARGEST_DATAGRAM => Ok(size),
         Ok(_) => Err(format!("a UDP datagram over IPv4 carries at most {LARGEST_DATAGRAM} bytes")),

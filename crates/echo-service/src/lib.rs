@@ -8,7 +8,7 @@
 //! | [`Flags::parse`] | reads the command line; wrong usage ends the program with status 2 |
 //! | [`Service::open`] | binds the socket, takes SIGINT and SIGTERM; a failure ends it with status 1 |
 //! | [`Service::greet`] | prints the address, the first line on stdout |
-//! | [`Service::serving`] | whether to go on, and for how long to wait: [`Service::timeout`] |
+//! | [`Service::serving`] | whether to go on, and for how long to wait: [`Service::timeout_ms`] |
 //! | [`Service::signals`] | a descriptor that becomes readable on a signal; then [`Service::stop`] |
 //! | [`Service::admit`] | judges a received datagram: the guard, the size; counts it |
 //! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
@@ -38,9 +38,9 @@ use std::time::{Duration, Instant};
 use datagram_queue::{DatagramQueue, Fill};
 use trace_marks::mark;
 
-pub use flags::{Flags, parse_address, read as read_flags, wrong_usage};
+pub use flags::{Flags, parse_address, read_command_line, wrong_usage};
 pub use guard::{Refusal, refusal};
-pub use output::{complain, print_line};
+pub use output::{print_line, print_to_stderr};
 pub use signals::Signals;
 pub use socket::{is_loopback, kernel_drops, next_step, reachable, spare_descriptors};
 pub use summary::{QueueTotals, Summary, errno_name};
@@ -102,11 +102,11 @@ impl Service {
             Ok((socket, address, signals))
         });
         let (socket, address, signals) = opened.unwrap_or_else(|reason| {
-            complain(flags.program, reason);
+            print_to_stderr(flags.program, reason);
             std::process::exit(1)
         });
         if !socket::is_loopback(address) {
-            complain(
+            print_to_stderr(
                 flags.program,
                 format_args!(
                     "warning: {address} is not loopback; an echo reachable from a network can be made to loop \
@@ -148,7 +148,7 @@ impl Service {
     /// How long a wait may last, in milliseconds rounded up: `None` is for ever; after a signal, what is
     /// left of the last call.
     #[inline]
-    pub fn timeout(&self) -> Option<u16> {
+    pub fn timeout_ms(&self) -> Option<u16> {
         let left = self.deadline?.saturating_duration_since(Instant::now());
         Some(left.as_millis() as u16 + 1)
     }
@@ -336,7 +336,7 @@ impl Service {
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(
+                print_to_stderr(
                     program,
                     format_args!("stopped serving on {address}: {error}; {}", what_to_do(program, &error)),
                 );
@@ -346,7 +346,7 @@ impl Service {
     }
 
     fn log(&self, text: std::fmt::Arguments<'_>) {
-        complain(self.flags.program, text);
+        print_to_stderr(self.flags.program, text);
     }
 }
 

@@ -12,7 +12,7 @@ pub fn print_line(line: impl Display) {
 }
 
 /// Prints a line on stderr, behind the program's name, in one write.
-pub fn complain(program: &str, line: impl Display) {
+pub fn print_to_stderr(program: &str, line: impl Display) {
     let text = format!("{program}: {line}\n");
     // As for stdout; there is nowhere left to report it.
     let _ = io::stderr().lock().write_all(text.as_bytes());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
-use echo_service::{is_loopback, read_flags, wrong_usage};
+use echo_service::{is_loopback, read_command_line, wrong_usage};
 
 /// The bundled jokes.
 pub const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/jokes.txt");
@@ -84,7 +84,7 @@ impl Flags {
     pub fn parse_with<More: Args>(program: &'static str) -> (Self, More) {
         let about = "A TCP server that sends one random joke to whoever connects, and closes";
         let command = More::augment_args(Self::command()).name(program).bin_name(program).about(about);
-        let ((mut flags, more), usage) = read_flags(program, command, |matches| {
+        let ((mut flags, more), usage) = read_command_line(program, command, |matches| {
             Ok((Self::from_arg_matches(matches)?, More::from_arg_matches(matches)?))
         });
         flags.program = program;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use echo_service::{Signals, complain, is_loopback, print_line, reachable, spare_descriptors};
+use echo_service::{Signals, is_loopback, print_line, print_to_stderr, reachable, spare_descriptors};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -81,7 +81,7 @@ impl Server {
     /// A failure prints one line on stderr and ends the program with status 1.
     pub fn open(flags: &Flags) -> Self {
         Self::try_open(flags).unwrap_or_else(|reason| {
-            complain(flags.program, reason);
+            print_to_stderr(flags.program, reason);
             std::process::exit(1)
         })
     }
@@ -100,7 +100,7 @@ impl Server {
             })?;
         }
         if !is_loopback(address) {
-            complain(
+            print_to_stderr(
                 flags.program,
                 format_args!("warning: {address} is not loopback; whoever reaches this host gets a joke"),
             );
@@ -138,7 +138,7 @@ impl Server {
 
     /// Prints one line on stderr; returns the exit code of a program that could not start.
     pub fn fail(&self, reason: impl std::fmt::Display) -> ExitCode {
-        complain(self.flags.program, reason);
+        print_to_stderr(self.flags.program, reason);
         ExitCode::FAILURE
     }
 
@@ -196,7 +196,7 @@ impl Server {
         let thread = std::thread::Builder::new().name("runtime".to_owned()).spawn(move || {
             if let Err(error) = act(socket, acceptor) {
                 let hint = descriptor_hint(&error);
-                complain(flags.program, format_args!("the runtime has failed: {error}{hint}"));
+                print_to_stderr(flags.program, format_args!("the runtime has failed: {error}{hint}"));
                 std::process::exit(1);
             }
         });
@@ -232,7 +232,7 @@ struct Supervisor {
 impl Supervisor {
     fn no_runtime(&self, error: &io::Error) -> ExitCode {
         let hint = descriptor_hint(error);
-        complain(self.flags.program, format_args!("cannot start the runtime: {error}{hint}"));
+        print_to_stderr(self.flags.program, format_args!("cannot start the runtime: {error}{hint}"));
         ExitCode::FAILURE
     }
 
@@ -603,7 +603,7 @@ impl Counters {
     }
 
     fn log(&self, text: std::fmt::Arguments<'_>) {
-        complain(self.program, text);
+        print_to_stderr(self.program, text);
     }
 }
 

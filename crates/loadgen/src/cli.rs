@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use echo_service::{complain, print_line};
+use echo_service::{print_line, print_to_stderr};
 
 use crate::exit::{EXIT_FAILURE, EXIT_INVALID, EXIT_OK, EXIT_USAGE, OwnFailure, WrongUsage};
 use crate::{compare, report, run, search_command, serve};
@@ -58,7 +58,7 @@ fn wrong_usage(error: &clap::Error) -> ! {
         text = text.replace("\n\nFor more information", &format!("\n\n{usage}\n\nFor more information"));
     }
     match text.strip_prefix("error: ") {
-        Some(reason) => complain("loadgen", reason.trim_end()),
+        Some(reason) => print_to_stderr("loadgen", reason.trim_end()),
         // No subcommand at all: the help. Nobody may be reading it, and there is nowhere left to say so.
         None => _ = std::io::stderr().lock().write_all(text.as_bytes()),
     }
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
                 usage(name, message);
             }
             // One sentence: the chain of causes on one line, never Debug output.
-            complain("loadgen", format_args!("{error:#}"));
+            print_to_stderr("loadgen", format_args!("{error:#}"));
             ExitCode::from(if error.is::<OwnFailure>() { EXIT_INVALID } else { EXIT_FAILURE })
         }
     }

@@ -55,7 +55,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
         // No edge will tell again of what is left over when the budget ends: with some left, only look at
         // the other descriptors, so that a busy socket starves nobody, and go on.
         let left_over = readable && queue.has_room();
-        let timeout = if left_over { Some(0) } else { service.timeout() };
+        let timeout = if left_over { Some(0) } else { service.timeout_ms() };
 
         service.waiting();
         let ready = match epoll.wait(&mut events, timeout) {

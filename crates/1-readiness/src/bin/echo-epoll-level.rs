@@ -53,7 +53,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
         }
 
         service.waiting();
-        let ready = match epoll.wait(&mut events, service.timeout()) {
+        let ready = match epoll.wait(&mut events, service.timeout_ms()) {
             Ok(count) => &events[..count],
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),

@@ -40,7 +40,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
             [PollFd::new(socket.as_fd(), interest), PollFd::new(service.signals(), PollFlags::POLLIN)];
 
         service.waiting();
-        match poll(&mut list, service.timeout()) {
+        match poll(&mut list, service.timeout_ms()) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),

@@ -48,7 +48,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
         if !queue.is_empty() {
             writable.insert(socket.as_fd());
         }
-        let mut timeout = service.timeout().map(|ms| TimeVal::milliseconds(ms.into()));
+        let mut timeout = service.timeout_ms().map(|ms| TimeVal::milliseconds(ms.into()));
 
         service.waiting();
         match select(highest + 1, &mut readable, &mut writable, None, &mut timeout) {

@@ -80,7 +80,7 @@ fn run(
         }
 
         service.waiting();
-        match poll.poll(&mut events, service.timeout().map(|ms| Duration::from_millis(ms.into()))) {
+        match poll.poll(&mut events, service.timeout_ms().map(|ms| Duration::from_millis(ms.into()))) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

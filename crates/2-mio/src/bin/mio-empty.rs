@@ -24,7 +24,7 @@ use trace_marks::mark;
 #[derive(clap::Args)]
 struct Flags {
     /// Give up waiting after this time: 200ms, 3s, 1m
-    #[arg(long, value_name = "DURATION", value_parser = demo::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = demo::parse_duration)]
     timeout: Option<Duration>,
 
     /// Make a `Waker`, with which a signal ends the poll: the one thing that adds an eventfd

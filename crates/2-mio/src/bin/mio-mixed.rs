@@ -36,11 +36,11 @@ const BUDGET: usize = 32;
 #[derive(clap::Args)]
 struct Flags {
     /// IP:PORT to listen on; port 0 lets the kernel choose
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = demo::loopback)]
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = demo::parse_loopback)]
     address: SocketAddr,
 
     /// How often the timer's thread wakes the poll: 200ms, 3s, 1m
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = demo::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = demo::parse_duration)]
     period: Duration,
 
     /// Poke itself: N datagrams, each just before a tick; then end

@@ -28,7 +28,7 @@ struct Flags {
     parts: Vec<Part>,
 
     /// How many wakes each part makes
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::parse_count)]
     wakes: usize,
 }
 

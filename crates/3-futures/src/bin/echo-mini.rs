@@ -60,7 +60,7 @@ async fn run(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -
         service.waiting();
         let socket = net.ready(queue.has_room(), !queue.is_empty());
         let signal = async {
-            match service.timeout() {
+            match service.timeout_ms() {
                 None => net.signalled().await,
                 Some(left) => net.sleep(Duration::from_millis(left.into())).await,
             }

@@ -38,7 +38,7 @@ struct Flags {
     parts: Vec<Part>,
 
     /// How many sleeps are outstanding at once in the part `sleepers`
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = demo::parse_count)]
     sleepers: usize,
 }
 

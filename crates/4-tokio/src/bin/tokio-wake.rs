@@ -23,7 +23,7 @@ use trace_marks::mark;
 #[derive(clap::Args)]
 struct Flags {
     /// How many wakes are made in each runtime
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::parse_count)]
     wakes: usize,
 }
 

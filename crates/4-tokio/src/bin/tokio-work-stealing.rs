@@ -38,11 +38,11 @@ struct Flags {
     workers: u16,
 
     /// How many tasks
-    #[arg(long, value_name = "N", default_value = "32", value_parser = demo::positive)]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = demo::parse_count)]
     tasks: usize,
 
     /// How long a short task computes: 1ms; a long one eight times as long
-    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = demo::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = demo::parse_duration)]
     unit: Duration,
 }
 

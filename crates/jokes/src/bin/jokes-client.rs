@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use echo_service::{complain, errno_name, print_line, read_flags};
+use echo_service::{errno_name, print_line, print_to_stderr, read_command_line};
 use jokes_acts::{BUNDLED, Jokes, by_kind, descriptor_hint, parse_address, positive_duration};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -83,7 +83,7 @@ struct Expected {
 
 fn main() -> ExitCode {
     let (flags, _) =
-        read_flags(PROGRAM, Flags::command().name(PROGRAM).bin_name(PROGRAM), Flags::from_arg_matches);
+        read_command_line(PROGRAM, Flags::command().name(PROGRAM).bin_name(PROGRAM), Flags::from_arg_matches);
     jokes_acts::raise_descriptor_limit();
     let expected = match expected(&flags) {
         Ok(expected) => Arc::new(expected),
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     let verbose = flags.verbose;
     let report = runtime.block_on(run(&flags, expected, |peer, failure| {
         if verbose {
-            complain(PROGRAM, format_args!("{peer}: {failure}"));
+            print_to_stderr(PROGRAM, format_args!("{peer}: {failure}"));
         }
     }));
     if flags.json {
@@ -108,13 +108,13 @@ fn main() -> ExitCode {
     }
     if report.failed.contains_key("EMFILE") {
         let error = io::Error::from_raw_os_error(nix::libc::EMFILE);
-        complain(PROGRAM, format_args!("{error}{}", descriptor_hint(&error)));
+        print_to_stderr(PROGRAM, format_args!("{error}{}", descriptor_hint(&error)));
     }
     if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn fail(reason: impl fmt::Display) -> ExitCode {
-    complain(PROGRAM, reason);
+    print_to_stderr(PROGRAM, reason);
     ExitCode::FAILURE
 }
 

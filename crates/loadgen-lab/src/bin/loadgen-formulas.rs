@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use echo_service::{complain, print_line};
+use echo_service::{print_line, print_to_stderr};
 use loadgen::clock::{Nanos, SECOND, nanos};
 use loadgen::engine::{Closed, Connections, Engine, Work};
 use loadgen::record::Recorder;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     if let Some(path) = flags.picture
         && let Err(error) = std::fs::write(&path, picture())
     {
-        complain(
+        print_to_stderr(
             "loadgen-formulas",
             format_args!("cannot write {}: {error}; name a file in a directory that exists", path.display()),
         );

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use echo_service::{LAST_CALL, Signals, complain, errno_name, next_step, print_line, reachable};
+use echo_service::{LAST_CALL, Signals, errno_name, next_step, print_line, print_to_stderr, reachable};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -66,10 +66,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "RATE,BURST[,reject]", value_parser = parse_bucket)]
     pub bucket: Option<Bucket>,
     /// Stand still for this long: once, or every --every
-    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::duration)]
+    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::parse_duration)]
     pub stall: Option<Duration>,
     /// From the start of one stall to the start of the next
-    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::duration, requires = "stall")]
+    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::parse_duration, requires = "stall")]
     pub every: Option<Duration>,
     /// Start of the first stall, from the first request [default: half of --every, or 6s for a single stall]
     #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration, requires = "stall")]
@@ -327,7 +327,7 @@ impl Target {
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        complain(PROGRAM, line);
+        print_to_stderr(PROGRAM, line);
     }
 
     /// Stands still, really, at each stall's time.
@@ -447,7 +447,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
         .context("cannot wait for signals")?;
 
     if !echo_service::is_loopback(address) {
-        complain(
+        print_to_stderr(
             PROGRAM,
             format_args!("warning: {address} is not loopback; other hosts can reach this target"),
         );
