@@ -1,13 +1,10 @@
 //! What the pages of the mio demos claim, asked of the programs.
 
-#[path = "../../4-tokio/tests/support/mod.rs"]
-mod support;
-
 use std::net::{SocketAddr, UdpSocket};
 
+use harness::demo::{CALLS, Running, survives_without_an_audience};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{CALLS, Running, survives_without_an_audience};
 
 const EMPTY: &str = env!("CARGO_BIN_EXE_mio-empty");
 const MIXED: &str = env!("CARGO_BIN_EXE_mio-mixed");

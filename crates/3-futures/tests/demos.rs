@@ -1,14 +1,12 @@
 //! What the pages of this layer claim, asked of the programs: polls and wakes by their summaries and trace marks,
 //! system calls by strace where it is installed.
 
-#[path = "../../4-tokio/tests/support/mod.rs"]
-mod support;
-
 use std::net::{SocketAddr, UdpSocket};
 
+use harness::PATIENCE;
+use harness::demo::{CALLS, Running, is_wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{CALLS, DEADLINE, Running, is_wait};
 
 const NOTIFY: &str = env!("CARGO_BIN_EXE_future-notify");
 const FLOW: &str = env!("CARGO_BIN_EXE_waker-flow");
@@ -113,7 +111,7 @@ fn flow_has_the_system_call_between_its_marks() {
 /// Sends `count` datagrams one at a time; each must have come back before the next goes.
 fn one_at_a_time(to: SocketAddr, count: usize) {
     let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    client.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     for _ in 0..count {
         client.send_to(b"hello", to).expect("sent");
         let mut heard = [0; 16];
@@ -194,7 +192,7 @@ fn echo_mini_keeps_its_promises_on_tokio() {
     let mut program = Running::start(ECHO, &args);
     let to = program.addresses()[0];
     let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    client.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     for size in [0, 1, 999, 1000, 1001, 500] {
         let payload: Vec<u8> = (0..size).map(|n: usize| n as u8).collect();
         client.send_to(&payload, to).expect("sent");

@@ -1,12 +1,11 @@
 //! What the page of the demos with many sockets claims, asked of the programs.
 
-mod support;
-
 use std::net::{SocketAddr, UdpSocket};
 
+use harness::PATIENCE;
+use harness::demo::{CALLS, Ended, Running, survives_without_an_audience};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{CALLS, DEADLINE, Ended, Running, survives_without_an_audience};
 
 const JOIN: &str = env!("CARGO_BIN_EXE_tokio-multisocket-join");
 const SPAWN: &str = env!("CARGO_BIN_EXE_tokio-multisocket-spawn");
@@ -16,17 +15,16 @@ const ALL: [&str; 4] = [JOIN, SPAWN, UNORDERED, JOINSET];
 
 /// The addresses in the greeting, "first to last", in full.
 fn addresses(program: &mut Running, count: usize) -> Vec<SocketAddr> {
-    let ends = program.addresses();
-    let (first, last) = (ends[0], ends[ends.len() - 1]);
-    assert_eq!(usize::from(last.port() - first.port()) + 1, count, "{ends:?}");
-    (first.port()..=last.port()).map(|port| SocketAddr::from((first.ip(), port))).collect()
+    let addresses = program.addresses();
+    assert_eq!(addresses.len(), count, "{addresses:?}");
+    addresses
 }
 
 /// Sends 100 datagrams in turn, each after the echo of the last, and ends the program.
 fn hundred(mut program: Running, sockets: usize) -> Ended {
     let to = addresses(&mut program, sockets);
     let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    client.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     for (number, address) in to.iter().cycle().take(100).enumerate() {
         let payload = format!("datagram {number}");
         client.send_to(payload.as_bytes(), address).expect("sent");
@@ -111,7 +109,7 @@ fn a_flood_on_one_socket_starves_no_other() {
         let to = addresses(&mut program, 3);
         let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
         // One echo, so that the futures are at rest in their wait.
-        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        client.set_read_timeout(Some(PATIENCE)).expect("a deadline");
         client.send_to(b"first", to[0]).expect("sent");
         client.recv(&mut [0; 5]).expect("an echo");
         program.line_with("socket 0");

@@ -1,14 +1,13 @@
 //! What the page of tokio's runtime claims, asked of the programs.
 
-mod support;
-
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use harness::PATIENCE;
+use harness::demo::{Ended, Running, survives_without_an_audience};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{DEADLINE, Ended, Running, survives_without_an_audience};
 
 const JOIN: &str = env!("CARGO_BIN_EXE_tokio-runtime-join");
 const SPAWN: &str = env!("CARGO_BIN_EXE_tokio-runtime-spawn");
@@ -23,7 +22,7 @@ fn start(program: &str, args: &[&str]) -> (Running, SocketAddr, SocketAddr) {
 
 fn connect(to: SocketAddr) -> BufReader<TcpStream> {
     let stream = TcpStream::connect(to).expect("connected");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     BufReader::new(stream)
 }
 
@@ -108,7 +107,7 @@ fn blocking_stops_the_neighbour_in_the_same_future() {
     let silent =
         silence.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
     assert!(silent, "the neighbour is not served while the first listener blocks");
-    two.get_ref().set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    two.get_ref().set_read_timeout(Some(PATIENCE)).expect("a deadline");
     let mut one = connect(first);
     line(&mut one);
     // It came first, and is served last.

@@ -1,9 +1,7 @@
 //! What the pages of work stealing and of tokio's timers claim, asked of the programs.
 
-mod support;
-
+use harness::demo::{CALLS, Running, survives_without_an_audience};
 use serde_json::{Value, json};
-use support::{CALLS, Running, survives_without_an_audience};
 
 const STEALING: &str = env!("CARGO_BIN_EXE_tokio-work-stealing");
 const TIME: &str = env!("CARGO_BIN_EXE_tokio-time");

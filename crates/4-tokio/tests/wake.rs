@@ -1,9 +1,7 @@
 //! What the page of tokio-wake claims, asked of the program.
 
-mod support;
-
+use harness::demo::{Running, survives_without_an_audience};
 use serde_json::Value;
-use support::{Running, survives_without_an_audience};
 
 const WAKE: &str = env!("CARGO_BIN_EXE_tokio-wake");
 

@@ -26,6 +26,8 @@ mod process;
 
 mod launch;
 
+pub mod demo;
+
 pub use address::{Greeting, fill_in, free_address, takes_address};
 pub use client::{Client, difference, show};
 pub use cores::{cores, on_core};

@@ -3,6 +3,7 @@
 //! Times (`-t`, `-tt`, `-ttt`, `-r`) and durations (`-T`) may be there or not.
 
 use std::collections::HashMap;
+use std::fmt;
 
 /// Where in a recording something stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +92,21 @@ impl Call {
     /// Whether the call gives a datagram (or several) to a socket.
     pub fn sends(&self) -> bool {
         matches!(self.common_name(), "sendto" | "sendmsg" | "sendmmsg")
+    }
+}
+
+impl fmt::Display for Call {
+    /// As strace writes it: `sendto(3, "x", 1, 0, NULL, 0) = -1 EPERM (Operation not permitted)`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}({}) = ", self.name, self.args.join(", "))?;
+        match self.value {
+            Some(value) => write!(out, "{value}")?,
+            None => out.write_str("?")?,
+        }
+        if let Some(errno) = &self.errno {
+            write!(out, " {errno}")?;
+        }
+        if self.outcome.is_empty() { Ok(()) } else { write!(out, " ({})", self.outcome) }
     }
 }
 
@@ -446,6 +462,18 @@ mod tests {
         let injected =
             only_call("7 sendto(3, \"x\", 1, 0, NULL, 0) = -1 EPERM (Operation not permitted) (INJECTED)");
         assert_eq!(injected.errno.as_deref(), Some("EPERM"));
+    }
+
+    #[test]
+    fn a_call_is_written_as_strace_writes_it() {
+        for text in [
+            "sendto(3, \"x\", 1, MSG_NOSIGNAL, NULL, 0) = -1 EPERM (Operation not permitted)",
+            "ppoll([{fd=3, events=POLLIN}], 1, NULL, NULL, 0) = 1 ([{fd=3, revents=POLLIN}])",
+            "eventfd2(0, EFD_CLOEXEC) = 4",
+            "exit_group(0) = ?",
+        ] {
+            assert_eq!(only_call(&format!("7 {text}")).to_string(), text);
+        }
     }
 
     #[test]
