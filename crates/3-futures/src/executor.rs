@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::observer::{Observer, Step};
+use crate::current::Current;
+use crate::observer::{Observed, Step};
 use crate::queue::RunQueue;
-use crate::reactor::Reactor;
-use crate::task::{State, Task};
-use crate::timer::Timer;
+use crate::reactor::{self, Reactor};
+use crate::task::{Shared, State, Task};
+use crate::timer::{self, Timer};
 
 /// The slot of the future given to `block_on`, which lives on the stack and not among the tasks.
 const MAIN: usize = usize::MAX;
@@ -29,20 +30,12 @@ pub struct Runtime {
 }
 
 /// The part that belongs to the runtime's thread.
-pub(crate) struct Inner {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) reactor: RefCell<Reactor>,
-    pub(crate) timer: RefCell<Timer>,
+struct Inner {
+    shared: Arc<Shared>,
+    reactor: Rc<RefCell<Reactor>>,
+    timer: Rc<RefCell<Timer>>,
     /// The futures of the tasks, by slot. A slot is empty while its future is being polled.
     futures: RefCell<Slots>,
-}
-
-/// The part that wakers share, on whatever thread they are.
-pub(crate) struct Shared {
-    queue: RunQueue<Arc<Task>>,
-    /// An eventfd in the reactor's epoll. Written to only when the executor sleeps.
-    eventfd: mio::Waker,
-    observer: Option<Observer>,
 }
 
 #[derive(Default)]
@@ -58,22 +51,6 @@ struct Spawned {
     future: Pin<Box<dyn Future<Output = ()>>>,
 }
 
-impl Shared {
-    /// Queues a task that [`State::wake`] has allowed to be queued.
-    pub(crate) fn schedule(&self, task: Arc<Task>) {
-        if self.queue.push(task) {
-            // A wake cannot report an error, and a write to an eventfd of our own has none to report.
-            let _ = self.eventfd.wake();
-        }
-    }
-
-    pub(crate) fn observe(&self, step: Step) {
-        if let Some(observer) = &self.observer {
-            observer(step);
-        }
-    }
-}
-
 impl Runtime {
     /// Makes a runtime: an epoll and an eventfd, no thread.
     ///
@@ -81,7 +58,7 @@ impl Runtime {
     ///
     /// What the system returns, for instance when there are too many open files.
     pub fn new() -> io::Result<Self> {
-        Self::build(None)
+        Self::build(Observed::default())
     }
 
     /// Makes a runtime that tells `observer` each of its steps.
@@ -90,19 +67,19 @@ impl Runtime {
     ///
     /// As [`Runtime::new`].
     pub fn with_observer(observer: impl Fn(Step) + Send + Sync + 'static) -> io::Result<Self> {
-        Self::build(Some(Box::new(observer)))
+        Self::build(Observed::by(Box::new(observer)))
     }
 
-    fn build(observer: Option<Observer>) -> io::Result<Self> {
-        let (reactor, eventfd) = Reactor::new()?;
-        Ok(Self {
-            inner: Rc::new(Inner {
-                shared: Arc::new(Shared { queue: RunQueue::new(), eventfd, observer }),
-                reactor: RefCell::new(reactor),
-                timer: RefCell::default(),
-                futures: RefCell::default(),
-            }),
-        })
+    fn build(observed: Observed) -> io::Result<Self> {
+        let (reactor, eventfd) = Reactor::new(observed.clone())?;
+        let timer = Timer::new(observed.clone());
+        let inner = Inner {
+            shared: Arc::new(Shared { queue: RunQueue::new(), eventfd, observed }),
+            reactor: Rc::new(RefCell::new(reactor)),
+            timer: Rc::new(RefCell::new(timer)),
+            futures: RefCell::default(),
+        };
+        Ok(Self { inner: Rc::new(inner) })
     }
 
     /// As [`spawn`], from outside of the runtime; the task is first polled by the next `block_on`.
@@ -197,7 +174,7 @@ impl Inner {
             futures.slots[slot] = Some(Spawned { task: Arc::clone(&task), future });
             task
         };
-        self.shared.observe(Step::Spawn(name));
+        self.shared.observed.observe(Step::Spawn(name));
         if task.state.wake() {
             self.shared.schedule(task);
         }
@@ -222,10 +199,10 @@ impl Inner {
     }
 
     fn poll<F: Future + ?Sized>(&self, task: &Arc<Task>, future: Pin<&mut F>) -> Poll<F::Output> {
-        self.shared.observe(Step::Poll(task.name));
+        self.shared.observed.observe(Step::Poll(task.name));
         let waker = Waker::from(Arc::clone(task));
         let polled = future.poll(&mut Context::from_waker(&waker));
-        self.shared.observe(match polled {
+        self.shared.observed.observe(match polled {
             Poll::Pending => Step::Pending(task.name),
             Poll::Ready(_) => Step::Ready(task.name),
         });
@@ -236,13 +213,13 @@ impl Inner {
     /// Waits for descriptors, the clock or another thread's wake; only looks if there is something to poll.
     fn wait(&self) -> io::Result<()> {
         let idle = self.shared.queue.try_sleep();
-        self.shared.observe(Step::Wait { idle });
+        self.shared.observed.observe(Step::Wait { idle });
         // Computed just before the wait: a timer that the last turn has set is in it, and needs no wake of its own.
         let timeout = if idle { self.timer.borrow().timeout() } else { Some(Duration::ZERO) };
         let mut woken = Vec::new();
-        let waited = self.reactor.borrow_mut().wait(timeout, &self.shared, &mut woken);
+        let waited = self.reactor.borrow_mut().wait(timeout, &mut woken);
         self.shared.queue.awake();
-        self.timer.borrow_mut().fire(&self.shared, &mut woken);
+        self.timer.borrow_mut().fire(&mut woken);
         // Called last, when nothing is borrowed: a foreign waker may do more than to queue a task.
         woken.into_iter().for_each(Waker::wake);
         waited
@@ -256,21 +233,25 @@ impl Slots {
     }
 }
 
+thread_local! {
+    /// The runtime that runs on this thread.
+    static CURRENT: Current<Inner> = const { Current::none() };
+}
+
 /// Marks this thread as one that runs a runtime, until it is dropped.
 struct Entered<'a> {
     main: &'a Task,
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
-}
-
 impl<'a> Entered<'a> {
     fn new(inner: &Rc<Inner>, main: &'a Task) -> Self {
-        CURRENT.with_borrow_mut(|current| {
-            assert!(current.is_none(), "block_on was called within a block_on, whose tasks it would stop");
-            *current = Some(Rc::clone(inner));
-        });
+        let before = CURRENT.with(|current| current.replace(Some(Rc::clone(inner))));
+        if before.is_some() {
+            CURRENT.with(|current| current.replace(before));
+            panic!("block_on was called within a block_on, whose tasks it would stop");
+        }
+        reactor::CURRENT.with(|current| current.replace(Some(Rc::clone(&inner.reactor))));
+        timer::CURRENT.with(|current| current.replace(Some(Rc::clone(&inner.timer))));
         Self { main }
     }
 }
@@ -279,21 +260,10 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         // However it ended, the future on the stack is gone. Its wakers may live on.
         self.main.state.finish();
-        CURRENT.take();
+        CURRENT.with(|current| current.replace(None));
+        reactor::CURRENT.with(|current| current.replace(None));
+        timer::CURRENT.with(|current| current.replace(None));
     }
-}
-
-/// The runtime that is running on this thread.
-///
-/// # Panics
-///
-/// If there is none.
-pub(crate) fn current() -> Rc<Inner> {
-    CURRENT.with_borrow(|current| {
-        Rc::clone(
-            current.as_ref().expect("no runtime runs on this thread: call this within Runtime::block_on"),
-        )
-    })
 }
 
 /// Starts `future` as a task of its own on the current runtime; it runs on while others wait.
@@ -316,7 +286,7 @@ pub fn spawn_named<F: Future<Output: 'static> + 'static>(
     name: &'static str,
     future: F,
 ) -> JoinHandle<F::Output> {
-    current().spawn(name, future)
+    CURRENT.with(Current::get).spawn(name, future)
 }
 
 /// Lets every other task that is ready, and the reactor, have a turn.

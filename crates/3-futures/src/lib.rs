@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+// Each file uses only those that stand above it in the table: `tests/reading_order.rs` asserts it.
+mod current;
 mod executor;
 pub mod net;
 mod observer;

@@ -1,6 +1,7 @@
 //! What the runtime tells about itself, so that a demo can print it and a test can count it.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// One step of the runtime. The names are those of tasks: `main` for the future given to `block_on`, and what
 /// [`spawn_named`](crate::spawn_named) was told.
@@ -71,3 +72,19 @@ impl fmt::Display for Step {
 
 /// A function that is told each [`Step`] as it happens, on the thread on which it happens. It must not use the runtime.
 pub type Observer = Box<dyn Fn(Step) + Send + Sync>;
+
+/// Whom the parts of a runtime tell their steps, if anybody wants to know.
+#[derive(Clone, Default)]
+pub(crate) struct Observed(Option<Arc<Observer>>);
+
+impl Observed {
+    pub(crate) fn by(observer: Observer) -> Self {
+        Self(Some(Arc::new(observer)))
+    }
+
+    pub(crate) fn observe(&self, step: Step) {
+        if let Some(observer) = &self.0 {
+            observer(step);
+        }
+    }
+}

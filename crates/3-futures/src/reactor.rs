@@ -13,15 +13,22 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Token};
 
-use crate::executor::{Inner, Shared, current};
-use crate::observer::Step;
+use crate::current::Current;
+use crate::observer::{Observed, Step};
 
 /// The token of the eventfd by which other threads end the wait. The wait's return is all that it is for.
 const EVENTFD: Token = Token(0);
 
+thread_local! {
+    /// The reactor of the runtime that runs on this thread.
+    pub(crate) static CURRENT: Current<RefCell<Reactor>> = const { Current::none() };
+}
+
+/// The epoll, and who waits for which of its descriptors.
 pub(crate) struct Reactor {
     poll: mio::Poll,
     events: Events,
+    observed: Observed,
     sources: HashMap<Token, Rc<Source>>,
     /// Tokens are never used twice, so a late event of a closed descriptor cannot be taken for another's.
     next: usize,
@@ -74,31 +81,26 @@ impl Direction {
         woken.append(&mut self.waiting.borrow_mut());
     }
 
-    fn keep(&self, waker: &Waker, shared: &Shared) {
+    fn keep(&self, waker: &Waker, observed: &Observed) {
         let mut waiting = self.waiting.borrow_mut();
         if !waiting.iter().any(|kept| kept.will_wake(waker)) {
             waiting.push(waker.clone());
-            shared.observe(Step::Keep);
+            observed.observe(Step::Keep);
         }
     }
 }
 
 impl Reactor {
-    pub(crate) fn new() -> io::Result<(Self, mio::Waker)> {
+    /// Makes a reactor, and the eventfd that ends its wait.
+    pub(crate) fn new(observed: Observed) -> io::Result<(Self, mio::Waker)> {
         let poll = mio::Poll::new()?;
         let eventfd = mio::Waker::new(poll.registry(), EVENTFD)?;
-        let reactor =
-            Self { poll, events: Events::with_capacity(256), sources: HashMap::new(), next: EVENTFD.0 + 1 };
-        Ok((reactor, eventfd))
+        let events = Events::with_capacity(256);
+        Ok((Self { poll, events, observed, sources: HashMap::new(), next: EVENTFD.0 + 1 }, eventfd))
     }
 
     /// Waits up to `timeout` for events, and moves the wakers of those who waited for them to `woken`.
-    pub(crate) fn wait(
-        &mut self,
-        timeout: Option<Duration>,
-        shared: &Shared,
-        woken: &mut Vec<Waker>,
-    ) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>, woken: &mut Vec<Waker>) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
             // A signal handler has run, or a debugger was here. The executor comes back, with a new timeout.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -110,7 +112,7 @@ impl Reactor {
             let closed = event.is_read_closed() || event.is_error();
             let readable = event.is_readable() || closed;
             let writable = event.is_writable() || event.is_write_closed() || closed;
-            shared.observe(Step::Event { readable, writable });
+            self.observed.observe(Step::Event { readable, writable });
             if readable {
                 source.read.set_ready(woken);
             }
@@ -137,7 +139,7 @@ fn ask(poll: &mio::Poll, source: &Source, write: bool) -> io::Result<()> {
 pub struct Registration<S: AsFd> {
     descriptor: S,
     source: Rc<Source>,
-    runtime: Rc<Inner>,
+    reactor: Rc<RefCell<Reactor>>,
 }
 
 impl<S: AsFd> Registration<S> {
@@ -153,9 +155,9 @@ impl<S: AsFd> Registration<S> {
     ///
     /// If no runtime runs on this thread.
     pub fn new(descriptor: S) -> io::Result<Self> {
-        let runtime = current();
+        let current = CURRENT.with(Current::get);
         let source = {
-            let reactor = &mut *runtime.reactor.borrow_mut();
+            let reactor = &mut *current.borrow_mut();
             let source = Rc::new(Source {
                 descriptor: descriptor.as_fd().as_raw_fd(),
                 token: Token(reactor.next),
@@ -169,7 +171,7 @@ impl<S: AsFd> Registration<S> {
             reactor.sources.insert(source.token, Rc::clone(&source));
             source
         };
-        Ok(Self { descriptor, source, runtime })
+        Ok(Self { descriptor, source, reactor: current })
     }
 
     /// The descriptor itself.
@@ -189,9 +191,10 @@ impl<S: AsFd> Registration<S> {
         if wanted.clone().any(|direction| direction.ready.get()) {
             return Poll::Ready(Ok(()));
         }
-        wanted.for_each(|direction| direction.keep(cx.waker(), &self.runtime.shared));
+        let reactor = self.reactor.borrow();
+        wanted.for_each(|direction| direction.keep(cx.waker(), &reactor.observed));
         if interest.write {
-            ask(&self.runtime.reactor.borrow().poll, &self.source, true)?;
+            ask(&reactor.poll, &self.source, true)?;
         }
         Poll::Pending
     }
@@ -257,7 +260,7 @@ impl<S: AsFd> Registration<S> {
 
 impl<S: AsFd> Drop for Registration<S> {
     fn drop(&mut self) {
-        let reactor = &mut *self.runtime.reactor.borrow_mut();
+        let reactor = &mut *self.reactor.borrow_mut();
         reactor.sources.remove(&self.source.token);
         // The descriptor is about to be closed, which takes it out of the epoll in any case.
         let _ = reactor.poll.registry().deregister(&mut SourceFd(&self.source.descriptor));

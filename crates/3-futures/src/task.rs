@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-use crate::executor::Shared;
-use crate::observer::Step;
+use crate::observer::{Observed, Step};
+use crate::queue::RunQueue;
 use crate::sync::Word;
 
 /// The task is in the run queue, or its waker is about to put it there.
@@ -64,6 +64,24 @@ impl<W: Word> Default for State<W> {
     }
 }
 
+/// What all wakers of a runtime share, on whatever thread they are.
+pub(crate) struct Shared {
+    pub(crate) queue: RunQueue<Arc<Task>>,
+    /// An eventfd in the reactor's epoll. Written to only when the executor sleeps.
+    pub(crate) eventfd: mio::Waker,
+    pub(crate) observed: Observed,
+}
+
+impl Shared {
+    /// Queues a task that [`State::wake`] has allowed to be queued.
+    pub(crate) fn schedule(&self, task: Arc<Task>) {
+        if self.queue.push(task) {
+            // A wake cannot report an error, and a write to an eventfd of our own has none to report.
+            let _ = self.eventfd.wake();
+        }
+    }
+}
+
 /// A task as its wakers see it.
 pub(crate) struct Task {
     pub(crate) state: State,
@@ -85,7 +103,7 @@ impl Wake for Task {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Said first: once queued, the task may be polled before this thread goes on.
-        self.shared.observe(Step::Wake(self.name));
+        self.shared.observed.observe(Step::Wake(self.name));
         if self.state.wake() {
             self.shared.schedule(Arc::clone(self));
         }

@@ -4,6 +4,7 @@
 //! future's hold on its entry, a *deadline* is when. Ticks are milliseconds; a deadline is rounded up, so that
 //! nothing fires early.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -11,9 +12,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::executor::{Inner, Shared, current};
-use crate::observer::Step;
+use crate::current::Current;
+use crate::observer::{Observed, Step};
 use crate::wheel::{Entry, Wheel};
+
+thread_local! {
+    /// The timer of the runtime that runs on this thread.
+    pub(crate) static CURRENT: Current<RefCell<Timer>> = const { Current::none() };
+}
 
 /// The wheel and the clock that drives it.
 pub(crate) struct Timer {
@@ -21,15 +27,14 @@ pub(crate) struct Timer {
     /// Tick 0.
     start: Instant,
     fired: Vec<Rc<Entry>>,
-}
-
-impl Default for Timer {
-    fn default() -> Self {
-        Self { wheel: Wheel::default(), start: Instant::now(), fired: Vec::new() }
-    }
+    observed: Observed,
 }
 
 impl Timer {
+    pub(crate) fn new(observed: Observed) -> Self {
+        Self { wheel: Wheel::default(), start: Instant::now(), fired: Vec::new(), observed }
+    }
+
     /// How long the executor may sleep, or `None` for as long as it likes.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         let tick = self.wheel.next()?;
@@ -39,7 +44,7 @@ impl Timer {
     }
 
     /// Moves the wakers of those whose deadline has come to `woken`.
-    pub(crate) fn fire(&mut self, shared: &Shared, woken: &mut Vec<Waker>) {
+    pub(crate) fn fire(&mut self, woken: &mut Vec<Waker>) {
         // A program without timers does not read the clock.
         if self.wheel.next().is_none() {
             return;
@@ -47,7 +52,7 @@ impl Timer {
         let now = self.start.elapsed().as_millis() as u64;
         self.wheel.advance(now, &mut self.fired);
         for entry in self.fired.drain(..) {
-            shared.observe(Step::Fire);
+            self.observed.observe(Step::Fire);
             woken.push(entry.waker.replace(Waker::noop().clone()));
         }
     }
@@ -62,26 +67,26 @@ impl Timer {
 /// A future's hold on its entry: dropping it cancels the timer.
 struct Registration {
     entry: Rc<Entry>,
-    runtime: Rc<Inner>,
+    timer: Rc<RefCell<Timer>>,
 }
 
 impl Registration {
     fn new(deadline: Instant, waker: &Waker) -> Self {
-        let runtime = current();
+        let current = CURRENT.with(Current::get);
         let entry = {
-            let mut timer = runtime.timer.borrow_mut();
+            let timer = &mut *current.borrow_mut();
             let entry = Entry::new(timer.tick(deadline), waker.clone());
             timer.wheel.insert(Rc::clone(&entry));
+            timer.observed.observe(Step::Keep);
             entry
         };
-        runtime.shared.observe(Step::Keep);
-        Self { entry, runtime }
+        Self { entry, timer: current }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.runtime.timer.borrow_mut().wheel.remove(&self.entry);
+        self.timer.borrow_mut().wheel.remove(&self.entry);
     }
 }
 
