@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::thread::LocalKey;
 
 /// A thread's place for one part of the runtime that runs on it: its reactor, its timer, its tasks. Empty while none
-/// runs.
+/// runs, and at the end of the thread.
 pub(crate) struct Current<T>(RefCell<Option<Rc<T>>>);
 
 impl<T> Current<T> {
@@ -17,13 +18,13 @@ impl<T> Current<T> {
     /// # Panics
     ///
     /// If no runtime runs on this thread.
-    pub(crate) fn get(&self) -> Rc<T> {
-        let part = self.0.borrow().as_ref().map(Rc::clone);
-        part.expect("no runtime runs on this thread: call this within Runtime::block_on")
+    pub(crate) fn get(place: &'static LocalKey<Self>) -> Rc<T> {
+        let part = place.try_with(|place| place.0.borrow().as_ref().map(Rc::clone));
+        part.ok().flatten().expect("no runtime runs on this thread: call this within Runtime::block_on")
     }
 
     /// Puts a part in; returns what was there.
-    pub(crate) fn replace(&self, part: Option<Rc<T>>) -> Option<Rc<T>> {
-        self.0.replace(part)
+    pub(crate) fn replace(place: &'static LocalKey<Self>, part: Option<Rc<T>>) -> Option<Rc<T>> {
+        place.try_with(|place| place.0.replace(part)).ok().flatten()
     }
 }

@@ -1,10 +1,12 @@
 //! The executor: polls what was woken, and waits when nothing was.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::iter;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,12 +20,16 @@ use crate::reactor::{self, Reactor};
 use crate::task::{Shared, State, Task};
 use crate::timer::{self, Timer};
 
-/// The slot of the future given to `block_on`, which lives on the stack and not among the tasks.
-const MAIN: usize = usize::MAX;
+/// The number of the future given to `block_on`, which lives on the stack and not among the tasks.
+const MAIN: u64 = 0;
 
 /// A runtime for one thread. Futures on it need not be `Send`; their wakers may go anywhere.
 ///
-/// Dropping it drops all its tasks. Sockets and timers that outlive it stay usable in the sense that nothing
+/// A panic of a task ends that task alone, and comes out of [`block_on`](Self::block_on). The runtime can be used further:
+/// the next `block_on` goes on with the other tasks.
+///
+/// Dropping it drops all its tasks, in the order in which they were spawned. What their destructors spawn is dropped at
+/// once. Sockets and timers, there and wherever they outlive the runtime, stay usable in the sense that nothing
 /// panics, but nobody wakes them any more.
 pub struct Runtime {
     inner: Rc<Inner>,
@@ -34,21 +40,47 @@ struct Inner {
     shared: Arc<Shared>,
     reactor: Rc<RefCell<Reactor>>,
     timer: Rc<RefCell<Timer>>,
-    /// The futures of the tasks, by slot. A slot is empty while its future is being polled.
-    futures: RefCell<Slots>,
+    tasks: RefCell<Tasks>,
+    /// Wakers that are to be called. Empty but within [`Inner::wait`], or if one of them has panicked there.
+    woken: RefCell<VecDeque<Waker>>,
 }
 
 #[derive(Default)]
-struct Slots {
-    slots: Vec<Option<Spawned>>,
-    free: Vec<usize>,
+struct Tasks {
+    /// By the task's number, and so in the order in which they were spawned. Numbers are never used twice, so a late wake
+    /// of a task that is over cannot be taken for another's. A task is not in here while it is being polled.
+    spawned: BTreeMap<u64, Spawned>,
+    /// The number of the latest task.
+    latest: u64,
     /// The runtime is being dropped, and takes no more tasks.
     closed: bool,
 }
 
 struct Spawned {
-    task: Arc<Task>,
+    /// Goes before the future: from then on, no wake queues the task.
+    _alive: Alive,
     future: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// A task that is not over. It is when this goes, be it by a panic.
+struct Alive(Arc<Task>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.state.finish();
+    }
+}
+
+/// What one turn has still to poll. If a panic ends the turn early, it goes back into the queue, before all else.
+struct Turn<'a> {
+    tasks: VecDeque<Arc<Task>>,
+    queue: &'a RunQueue<Arc<Task>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.queue.put_back(mem::take(&mut self.tasks));
+    }
 }
 
 impl Runtime {
@@ -77,7 +109,8 @@ impl Runtime {
             shared: Arc::new(Shared { queue: RunQueue::new(), eventfd, observed }),
             reactor: Rc::new(RefCell::new(reactor)),
             timer: Rc::new(RefCell::new(timer)),
-            futures: RefCell::default(),
+            tasks: RefCell::default(),
+            woken: RefCell::default(),
         };
         Ok(Self { inner: Rc::new(inner) })
     }
@@ -88,7 +121,7 @@ impl Runtime {
     }
 
     /// Runs `future` to its end, and the spawned tasks beside it. Tasks that are not over by then stay, and
-    /// go on in the next `block_on`.
+    /// go on in the next `block_on`; so they do if a panic ends this one.
     ///
     /// # Errors
     ///
@@ -101,21 +134,24 @@ impl Runtime {
     pub fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
         let inner = &self.inner;
         let shared = Arc::clone(&inner.shared);
-        let main = Arc::new(Task { state: State::new(), slot: MAIN, name: "main", shared });
-        let _entered = Entered::new(inner, &main);
+        let entered = Entered::new(inner);
+        // In a destructor of a task, while its runtime is being dropped, another one may run.
+        let alone = entered.before.as_ref().is_none_or(|before| before.tasks.borrow().closed);
+        assert!(alone, "block_on was called within a block_on, whose tasks it would stop");
+        let main = Alive(Arc::new(Task { state: State::new(), number: MAIN, name: "main", shared }));
         let mut future = pin!(future);
-        if main.state.wake() {
-            inner.shared.schedule(Arc::clone(&main));
+        if main.0.state.wake() {
+            inner.shared.schedule(Arc::clone(&main.0));
         }
         // region: turn
-        let mut turn = VecDeque::new();
+        let mut turn = Turn { tasks: VecDeque::new(), queue: &inner.shared.queue };
         loop {
             // One turn: what is queued now, and nothing that is queued meanwhile. A task that wakes itself thereby
             // comes after its neighbours, and after a look at the descriptors and the clock.
-            inner.shared.queue.take(&mut turn);
+            turn.queue.take(&mut turn.tasks);
             let mut output = Poll::Pending;
-            for task in turn.drain(..) {
-                if !Arc::ptr_eq(&task, &main) {
+            while let Some(task) = turn.tasks.pop_front() {
+                if !Arc::ptr_eq(&task, &main.0) {
                     inner.poll_spawned(&task);
                 } else if task.state.begin() {
                     output = inner.poll(&task, future.as_mut());
@@ -132,15 +168,16 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        let slots = {
-            let mut futures = self.inner.futures.borrow_mut();
-            futures.closed = true;
-            std::mem::take(&mut futures.slots)
+        // The tasks' destructors find a runtime, which refuses their tasks and wakes nobody.
+        let _entered = Entered::new(&self.inner);
+        let spawned = {
+            let mut tasks = self.inner.tasks.borrow_mut();
+            tasks.closed = true;
+            mem::take(&mut tasks.spawned)
         };
-        // First no wake queues a task any more, then the queue goes, then the futures, whose drops may wake others.
-        slots.iter().flatten().for_each(|spawned| spawned.task.state.finish());
+        // First the queue, which from then on takes nothing, then the futures, whose drops may wake others.
         drop(self.inner.shared.queue.close());
-        drop(slots);
+        drop(spawned);
     }
 }
 
@@ -150,28 +187,18 @@ impl Inner {
         name: &'static str,
         future: F,
     ) -> JoinHandle<F::Output> {
-        let join = Rc::new(RefCell::new(Join { output: None, waker: None }));
-        let result = Rc::clone(&join);
-        let future = Box::pin(async move {
-            let output = future.await;
-            let waker = {
-                let mut join = result.borrow_mut();
-                join.output = Some(output);
-                join.waker.take()
-            };
-            waker.into_iter().for_each(Waker::wake);
-        });
+        let join = Rc::new(RefCell::new(Join::Running(None)));
+        let completion = Completion(Rc::clone(&join));
+        let future = Box::pin(async move { completion.end(Join::Finished(future.await)) });
         let task = {
-            let mut futures = self.futures.borrow_mut();
-            if futures.closed {
+            let mut tasks = self.tasks.borrow_mut();
+            if tasks.closed {
                 return JoinHandle { join };
             }
-            let slot = futures.free.pop().unwrap_or_else(|| {
-                futures.slots.push(None);
-                futures.slots.len() - 1
-            });
-            let task = Arc::new(Task { state: State::new(), slot, name, shared: Arc::clone(&self.shared) });
-            futures.slots[slot] = Some(Spawned { task: Arc::clone(&task), future });
+            tasks.latest += 1;
+            let number = tasks.latest;
+            let task = Arc::new(Task { state: State::new(), number, name, shared: Arc::clone(&self.shared) });
+            tasks.spawned.insert(number, Spawned { _alive: Alive(Arc::clone(&task)), future });
             task
         };
         self.shared.observed.observe(Step::Spawn(name));
@@ -182,19 +209,14 @@ impl Inner {
     }
 
     fn poll_spawned(&self, task: &Arc<Task>) {
-        // A task that is over may still have been in the queue, and its slot may have a new owner.
+        // A task that is over may still have been in the queue.
         if !task.state.begin() {
             return;
         }
-        // Out of its slot while it is polled, so that it can spawn others, and so that its drop can do anything.
-        let Some(mut spawned) = self.futures.borrow_mut().take(task.slot) else { return };
-        match self.poll(task, spawned.future.as_mut()) {
-            Poll::Pending => self.futures.borrow_mut().slots[task.slot] = Some(spawned),
-            Poll::Ready(()) => {
-                task.state.finish();
-                drop(spawned);
-                self.futures.borrow_mut().free.push(task.slot);
-            }
+        // Taken out while it is polled, so that it can spawn others, and so that its drop can do anything.
+        let Some(mut spawned) = self.tasks.borrow_mut().spawned.remove(&task.number) else { return };
+        if self.poll(task, spawned.future.as_mut()).is_pending() {
+            self.tasks.borrow_mut().spawned.insert(task.number, spawned);
         }
     }
 
@@ -212,25 +234,20 @@ impl Inner {
     // region: wait
     /// Waits for descriptors, the clock or another thread's wake; only looks if there is something to poll.
     fn wait(&self) -> io::Result<()> {
-        let idle = self.shared.queue.try_sleep();
+        // A waker that panicked in the last wait has left others behind it.
+        let idle = self.woken.borrow().is_empty() && self.shared.queue.try_sleep();
         self.shared.observed.observe(Step::Wait { idle });
         // Computed just before the wait: a timer that the last turn has set is in it, and needs no wake of its own.
         let timeout = if idle { self.timer.borrow().timeout() } else { Some(Duration::ZERO) };
-        let mut woken = Vec::new();
-        let waited = self.reactor.borrow_mut().wait(timeout, &mut woken);
+        let waited = self.reactor.borrow_mut().wait(timeout, &mut self.woken.borrow_mut());
         self.shared.queue.awake();
-        self.timer.borrow_mut().fire(&mut woken);
+        self.timer.borrow_mut().fire(&mut self.woken.borrow_mut());
         // Called last, when nothing is borrowed: a foreign waker may do more than to queue a task.
-        woken.into_iter().for_each(Waker::wake);
+        let next = || self.woken.borrow_mut().pop_front();
+        iter::from_fn(next).for_each(Waker::wake);
         waited
     }
     // endregion: wait
-}
-
-impl Slots {
-    fn take(&mut self, slot: usize) -> Option<Spawned> {
-        self.slots.get_mut(slot)?.take()
-    }
 }
 
 thread_local! {
@@ -238,37 +255,35 @@ thread_local! {
     static CURRENT: Current<Inner> = const { Current::none() };
 }
 
-/// Marks this thread as one that runs a runtime, until it is dropped.
-struct Entered<'a> {
-    main: &'a Task,
+/// Makes a runtime the one that runs on this thread, until this is dropped.
+struct Entered {
+    /// The one that was.
+    before: Option<Rc<Inner>>,
 }
 
-impl<'a> Entered<'a> {
-    fn new(inner: &Rc<Inner>, main: &'a Task) -> Self {
-        let before = CURRENT.with(|current| current.replace(Some(Rc::clone(inner))));
-        if before.is_some() {
-            CURRENT.with(|current| current.replace(before));
-            panic!("block_on was called within a block_on, whose tasks it would stop");
-        }
-        reactor::CURRENT.with(|current| current.replace(Some(Rc::clone(&inner.reactor))));
-        timer::CURRENT.with(|current| current.replace(Some(Rc::clone(&inner.timer))));
-        Self { main }
+impl Entered {
+    fn new(inner: &Rc<Inner>) -> Self {
+        Self { before: exchange(Some(Rc::clone(inner))) }
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for Entered {
     fn drop(&mut self) {
-        // However it ended, the future on the stack is gone. Its wakers may live on.
-        self.main.state.finish();
-        CURRENT.with(|current| current.replace(None));
-        reactor::CURRENT.with(|current| current.replace(None));
-        timer::CURRENT.with(|current| current.replace(None));
+        exchange(self.before.take());
     }
+}
+
+/// Lends the parts of a runtime to this thread; returns the runtime whose parts it had.
+fn exchange(inner: Option<Rc<Inner>>) -> Option<Rc<Inner>> {
+    Current::replace(&reactor::CURRENT, inner.as_ref().map(|inner| Rc::clone(&inner.reactor)));
+    Current::replace(&timer::CURRENT, inner.as_ref().map(|inner| Rc::clone(&inner.timer)));
+    Current::replace(&CURRENT, inner)
 }
 
 /// Starts `future` as a task of its own on the current runtime; it runs on while others wait.
 ///
-/// The handle gives its output. To drop the handle changes nothing for the task.
+/// The handle gives its output. To drop the handle changes nothing for the task. In a destructor that runs because the
+/// runtime is being dropped, `future` is dropped at once, and never polled.
 ///
 /// # Panics
 ///
@@ -286,7 +301,7 @@ pub fn spawn_named<F: Future<Output: 'static> + 'static>(
     name: &'static str,
     future: F,
 ) -> JoinHandle<F::Output> {
-    CURRENT.with(Current::get).spawn(name, future)
+    Current::get(&CURRENT).spawn(name, future)
 }
 
 /// Lets every other task that is ready, and the reactor, have a turn.
@@ -304,27 +319,67 @@ pub async fn yield_now() {
 }
 
 /// A future for the output of a task.
+///
+/// It is ready when the task is, on whatever runtime of this thread it is awaited, and gives the output once.
+///
+/// # Panics
+///
+/// To await it panics if no output will ever come: because the task has panicked, because its runtime was dropped before
+/// the task was over (or was being dropped when the task was spawned), or because the handle has given its output before.
 pub struct JoinHandle<T> {
     join: Rc<RefCell<Join<T>>>,
 }
 
-struct Join<T> {
-    output: Option<T>,
-    /// Of the task that awaits the handle.
-    waker: Option<Waker>,
+/// What has become of a task.
+enum Join<T> {
+    /// It is not over. The waker is that of the task which awaits the handle.
+    Running(Option<Waker>),
+    Finished(T),
+    /// Finished, and the handle has given its output.
+    Taken,
+    /// Its future was dropped before it was ready.
+    Lost,
+}
+
+/// The task's side of its handle. Lives in the task's future, and so ends with it, however that ends.
+struct Completion<T>(Rc<RefCell<Join<T>>>);
+
+impl<T> Completion<T> {
+    /// Tells the handle, if it does not know already, and wakes whoever awaits it.
+    fn end(&self, outcome: Join<T>) {
+        if !matches!(*self.0.borrow(), Join::Running(_)) {
+            return;
+        }
+        if let Join::Running(Some(waker)) = self.0.replace(outcome) {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Drop for Completion<T> {
+    fn drop(&mut self) {
+        self.end(Join::Lost);
+    }
 }
 
 impl<T> Future for JoinHandle<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let mut join = self.join.borrow_mut();
-        match join.output.take() {
-            Some(output) => Poll::Ready(output),
-            None => {
-                join.waker = Some(cx.waker().clone());
-                Poll::Pending
+        let join = &mut *self.join.borrow_mut();
+        match join {
+            Join::Running(waker) => {
+                *waker = Some(cx.waker().clone());
+                return Poll::Pending;
             }
+            Join::Lost => panic!(
+                "this handle waits for an output that will never come: the task has panicked, or its runtime is gone"
+            ),
+            Join::Finished(_) | Join::Taken => {}
+        }
+        match mem::replace(join, Join::Taken) {
+            Join::Finished(output) => Poll::Ready(output),
+            _ => panic!("this handle was awaited before, and has given its output away"),
         }
     }
 }
@@ -337,6 +392,8 @@ impl fmt::Debug for Runtime {
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinHandle").field("finished", &self.join.borrow().output.is_some()).finish()
+        f.debug_struct("JoinHandle")
+            .field("finished", &matches!(*self.join.borrow(), Join::Finished(_)))
+            .finish()
     }
 }

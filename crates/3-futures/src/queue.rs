@@ -64,6 +64,18 @@ impl<T, P: Primitives> RunQueue<T, P> {
         self.inner.with(|inner| mem::swap(&mut inner.items, batch));
     }
 
+    /// Puts back at the front what is left of a batch that was not worked off; drops it instead if the queue is closed.
+    ///
+    /// For the owner, who is awake: nobody needs to be woken for it.
+    pub fn put_back(&self, mut batch: VecDeque<T>) {
+        self.inner.with(|inner| {
+            if !inner.closed {
+                batch.append(&mut inner.items);
+                mem::swap(&mut inner.items, &mut batch);
+            }
+        });
+    }
+
     /// Announces that the owner is going to block. Returns whether it may: `false` if there is work.
     ///
     /// One [`push`](Self::push) returns `true` for it, the first that comes. If it comes just when the result is

@@ -1,7 +1,7 @@
 //! The reactor: turns the readiness that mio reports into wakes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -76,9 +76,9 @@ impl Direction {
         Self { ready: Cell::new(ready), waiting: RefCell::default() }
     }
 
-    fn set_ready(&self, woken: &mut Vec<Waker>) {
+    fn set_ready(&self, woken: &mut VecDeque<Waker>) {
         self.ready.set(true);
-        woken.append(&mut self.waiting.borrow_mut());
+        woken.extend(self.waiting.borrow_mut().drain(..));
     }
 
     fn keep(&self, waker: &Waker, observed: &Observed) {
@@ -100,7 +100,7 @@ impl Reactor {
     }
 
     /// Waits up to `timeout` for events, and moves the wakers of those who waited for them to `woken`.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>, woken: &mut Vec<Waker>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>, woken: &mut VecDeque<Waker>) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
             // A signal handler has run, or a debugger was here. The executor comes back, with a new timeout.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -155,7 +155,7 @@ impl<S: AsFd> Registration<S> {
     ///
     /// If no runtime runs on this thread.
     pub fn new(descriptor: S) -> io::Result<Self> {
-        let current = CURRENT.with(Current::get);
+        let current = Current::get(&CURRENT);
         let source = {
             let reactor = &mut *current.borrow_mut();
             let source = Rc::new(Source {

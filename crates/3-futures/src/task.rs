@@ -85,8 +85,8 @@ impl Shared {
 /// A task as its wakers see it.
 pub(crate) struct Task {
     pub(crate) state: State,
-    /// Where the executor keeps the future.
-    pub(crate) slot: usize,
+    /// Under which the executor keeps the future.
+    pub(crate) number: u64,
     /// For the observer alone.
     pub(crate) name: &'static str,
     /// Where to queue, and whom to wake. The queue is closed, and so emptied of tasks, when the runtime ends; or

@@ -5,8 +5,9 @@
 //! nothing fires early.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -44,7 +45,7 @@ impl Timer {
     }
 
     /// Moves the wakers of those whose deadline has come to `woken`.
-    pub(crate) fn fire(&mut self, woken: &mut Vec<Waker>) {
+    pub(crate) fn fire(&mut self, woken: &mut VecDeque<Waker>) {
         // A program without timers does not read the clock.
         if self.wheel.next().is_none() {
             return;
@@ -53,7 +54,7 @@ impl Timer {
         self.wheel.advance(now, &mut self.fired);
         for entry in self.fired.drain(..) {
             self.observed.observe(Step::Fire);
-            woken.push(entry.waker.replace(Waker::noop().clone()));
+            woken.push_back(entry.waker.replace(Waker::noop().clone()));
         }
     }
 
@@ -72,7 +73,7 @@ struct Registration {
 
 impl Registration {
     fn new(deadline: Instant, waker: &Waker) -> Self {
-        let current = CURRENT.with(Current::get);
+        let current = Current::get(&CURRENT);
         let entry = {
             let timer = &mut *current.borrow_mut();
             let entry = Entry::new(timer.tick(deadline), waker.clone());
@@ -99,7 +100,7 @@ pub struct Sleep {
     registration: Option<Registration>,
 }
 
-/// Waits for `duration`, to the next full millisecond.
+/// Waits for `duration`, to the next full millisecond; for ever, if that is longer than the clock can tell.
 pub fn sleep(duration: Duration) -> Sleep {
     Sleep { deadline: Instant::now().checked_add(duration), registration: None }
 }
@@ -134,25 +135,27 @@ impl Future for Sleep {
 #[derive(Debug)]
 pub struct Interval {
     period: Duration,
-    next: Instant,
+    /// `None` if it lies beyond what the clock can tell.
+    next: Option<Instant>,
 }
 
 /// Ticks now, and then every `period`, which is at least a millisecond.
 ///
 /// Ticks that were missed, because the task was busy or the process stopped, are skipped: the next one comes
-/// at its place in the schedule, and no burst makes up for those lost.
+/// at its place in the schedule, and no burst makes up for those lost. A tick that lies beyond what the clock can tell is
+/// never due.
 pub fn interval(period: Duration) -> Interval {
-    Interval { period: period.max(Duration::from_millis(1)), next: Instant::now() }
+    Interval { period: period.max(Duration::from_millis(1)), next: Some(Instant::now()) }
 }
 
 impl Interval {
     /// Waits for the next tick; returns when it was due.
     pub async fn tick(&mut self) -> Instant {
-        sleep_until(self.next).await;
-        let due = self.next;
+        let Some(due) = self.next else { return pending().await };
+        sleep_until(due).await;
         let missed = due.elapsed().as_nanos() / self.period.as_nanos();
         let steps = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
-        self.next = due + self.period.saturating_mul(steps);
+        self.next = due.checked_add(self.period.saturating_mul(steps));
         due
     }
 }

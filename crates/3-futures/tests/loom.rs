@@ -5,6 +5,7 @@
 //! on mutants: the real code with one plausible fault seeded, which the model must find.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed};
 
@@ -81,6 +82,10 @@ enum Fault {
     SleepUnannounced,
     /// Empties the queue at the end, and leaves it open.
     LeaveOpen,
+    /// Drops what a panic has left of a turn.
+    DropTheRest,
+    /// Queues it anew, behind what has come meanwhile.
+    QueueTheRest,
 }
 
 struct Eventfd {
@@ -324,6 +329,57 @@ fn shutdown() {
     explore(Some(3), || nothing_stays_queued(2, Fault::None));
     caught("the queue is emptied and left open", "stayed in the queue", || {
         nothing_stays_queued(1, Fault::LeaveOpen)
+    });
+}
+
+/// A panic ends a turn of three tasks after the first, while threads wake others. The rest of the turn is polled next, in its
+/// order and before the others; all are polled once, and nobody sleeps while one of them is queued.
+fn a_turn_that_a_panic_ends_is_resumed(wakers: usize, fault: Fault) {
+    let queue = Arc::new(RunQueue::<usize, Loom>::new());
+    (0..3).for_each(|task| assert!(!queue.push(task), "the owner is awake"));
+    let threads: Vec<_> = (3..3 + wakers)
+        .map(|task| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.push(task))
+        })
+        .collect();
+    let mut turn = VecDeque::new();
+    queue.take(&mut turn);
+    let mut polled = vec![turn.pop_front().expect("three were queued")];
+    // Here it panics.
+    match fault {
+        Fault::DropTheRest => turn.clear(),
+        Fault::QueueTheRest => turn.drain(..).for_each(|task| _ = queue.push(task)),
+        _ => queue.put_back(mem::take(&mut turn)),
+    }
+    turn.clear();
+    let mut written = 0;
+    while !queue.try_sleep() {
+        queue.take(&mut turn);
+        polled.extend(turn.drain(..));
+    }
+    // Asleep: whoever comes now writes, and the owner looks again.
+    for thread in threads {
+        written += usize::from(thread.join().unwrap());
+    }
+    queue.awake();
+    queue.take(&mut turn);
+    assert!(turn.is_empty() || written > 0, "asleep for ever with {turn:?} in the queue");
+    polled.extend(turn);
+    assert!(polled.starts_with(&[0, 1, 2]), "the rest of the turn has lost its place: {polled:?}");
+    polled.sort();
+    assert_eq!(polled, (0..3 + wakers).collect::<Vec<_>>(), "each is polled once");
+}
+
+#[test]
+fn panic_in_a_turn() {
+    explore(None, || a_turn_that_a_panic_ends_is_resumed(1, Fault::None));
+    explore(Some(3), || a_turn_that_a_panic_ends_is_resumed(2, Fault::None));
+    caught("the rest of the turn is dropped", "lost its place", || {
+        a_turn_that_a_panic_ends_is_resumed(1, Fault::DropTheRest)
+    });
+    caught("the rest of the turn is queued anew", "lost its place", || {
+        a_turn_that_a_panic_ends_is_resumed(1, Fault::QueueTheRest)
     });
 }
 

@@ -3,7 +3,7 @@
 mod util;
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
@@ -393,5 +393,36 @@ fn a_future_dropped_while_it_waits_takes_nothing_with_it() {
                 assert_eq!(socket.recv_from(&mut buffer).await.unwrap().0, 4);
             })
             .unwrap();
+    });
+}
+
+#[test]
+fn a_receive_that_was_given_up_leaves_one_waker_until_the_next_event() {
+    within_deadline(|| {
+        let log = Log::default();
+        log.runtime()
+            .block_on(async {
+                let socket = Rc::new(UdpSocket::bind(any()).unwrap());
+                let address = socket.local_addr().unwrap();
+                let given_up = Rc::clone(&socket);
+                spawn_named("quitter", async move {
+                    for _ in 0..5 {
+                        let mut buffer = [0; 16];
+                        let receive = std::pin::pin!(given_up.recv_from(&mut buffer));
+                        assert!(futures::poll!(receive).is_pending());
+                    }
+                    pending::<()>().await
+                });
+                yield_now().await;
+                assert_eq!(log.count(Step::Keep), 1, "five receives of one task, one waker");
+                let sender = StdSocket::bind(any()).unwrap();
+                for _ in 0..2 {
+                    sender.send_to(b"news", address).unwrap();
+                    assert_eq!(socket.recv_from(&mut [0; 16]).await.unwrap().0, 4);
+                }
+            })
+            .unwrap();
+        assert_eq!(log.count(Step::Wake("quitter")), 1, "by the first event, for nothing");
+        assert_eq!(log.count(Step::Poll("quitter")), 2);
     });
 }

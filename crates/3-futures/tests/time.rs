@@ -178,6 +178,25 @@ fn an_interval_keeps_its_schedule_and_skips_what_it_missed() {
 }
 
 #[test]
+fn what_is_due_beyond_the_clock_is_never_due() {
+    within_deadline(|| {
+        Runtime::new()
+            .unwrap()
+            .block_on(async {
+                for period in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
+                    let mut ticks = interval(period);
+                    let start = Instant::now();
+                    assert!(ticks.tick().await <= start, "the first tick is due at once");
+                    assert_eq!(timeout(MS, ticks.tick()).await, Err(Elapsed));
+                    assert_eq!(timeout(MS, ticks.tick()).await, Err(Elapsed), "and never again");
+                }
+                assert_eq!(timeout(MS, sleep(Duration::MAX)).await, Err(Elapsed));
+            })
+            .unwrap();
+    });
+}
+
+#[test]
 fn a_thousand_sleepers_are_polled_twice_each() {
     within_deadline(|| {
         let log = Log::default();
