@@ -5,6 +5,7 @@
 //! and its summary as the last. Exit codes are those of the servers.
 
 use std::fmt::Display;
+use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -165,6 +166,13 @@ pub fn parse_loopback(text: &str) -> Result<SocketAddr, String> {
         );
     }
     Ok(address)
+}
+
+/// Whether a thread of this program sleeps in a system call; `thread` is the kernel's number of it.
+pub fn is_asleep(thread: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    // The state stands behind the name, which is in brackets and may hold anything.
+    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
 }
 
 /// Reads a whole number of at least 1. For clap's `value_parser`.
