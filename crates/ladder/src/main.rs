@@ -1,4 +1,4 @@
-//! The tool over the ladder: `cargo ladder list`, `trace`, `check`, `compare`, `bench`, `diff`, `docs`.
+//! The tool over the ladder: `cargo ladder list`, `trace`, `check`, `compare`, `bench`, `break`, `diff`, `docs`.
 //!
 //! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
 
@@ -19,6 +19,7 @@ mod list;
 mod load;
 mod many;
 mod names;
+mod patch;
 mod process;
 mod server;
 mod table;
@@ -56,6 +57,8 @@ enum Command {
     Bench(bench::Options),
     /// The jokes server's acts under a crowd that comes at once; fails when their order is not the story's
     Acts(acts::Options),
+    /// A copy of a program with its page's change, built, and the check that shows the fault; fails when none shows
+    Break(breaks::Options),
     /// The sources of two programs, one against the other
     Diff(diff::Options),
     /// Records the blocks of README.md and docs/ anew, or checks that they hold
@@ -99,6 +102,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::List(options) => list::run(&checkout, options)?,
         Command::Trace(options) => trace::run(&checkout, options)?,
         Command::Acts(options) => return acts::run(&checkout, options),
+        Command::Break(options) => return breaks::run(&checkout, options),
         Command::Bench(options) => return bench::run(&checkout, options),
         Command::Check(options) => return check::run(&checkout, options),
         Command::Docs(options) => return docs::run(&checkout, options),

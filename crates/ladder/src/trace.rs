@@ -92,14 +92,14 @@ pub fn transcript(checkout: &Checkout, profile: Profile, options: &Options) -> R
     Ok(text)
 }
 
-/// What a server does with an empty datagram.
+/// What a server does with an empty datagram, and whether its echo came.
 pub fn empty_datagram(
     checkout: &Checkout,
     profile: Profile,
     target: &Target,
     launch: &Launch,
     patience: Duration,
-) -> Result<String> {
+) -> Result<(String, bool)> {
     let mut server = Server::start(checkout, profile, target, launch)?;
     server.await_quiet()?;
     let client = Client::new(server.address()?)?;
@@ -111,11 +111,12 @@ pub fn empty_datagram(
     names.server(&server.addresses);
     names.port(client.port()?, "client-1");
     let mut notes = vec![Note { at, text: "client-1 sends \"\"".into() }];
-    let came = if echoes.good == 1 { "the echo came" } else { "no echo came" };
-    notes.push(Note { at: server.events().len(), text: came.into() });
+    let came = echoes.good == 1;
+    let text = if came { "the echo came" } else { "no echo came" };
+    notes.push(Note { at: server.events().len(), text: text.into() });
     let text = write(server.events(), names, &notes, &Options::default(), false);
     server.finish()?;
-    Ok(text)
+    Ok((text, came))
 }
 
 /// The fixed script: single datagrams from the first client, then a burst by two clients in turn.

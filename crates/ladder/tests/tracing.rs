@@ -238,6 +238,36 @@ fn a_change_that_breaks_a_rung_is_recorded() {
 }
 
 #[test]
+fn break_makes_the_copy_and_shows_the_fault() {
+    if !is_there("strace") {
+        return;
+    }
+    let said = ladder(&["break", "echo-poll"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for expected in [
+        "--- crates/1-readiness/src/bin/echo-poll.rs\n",
+        "-            let mut budget = service.budget();\n+            let mut budget = 1;\n",
+        "$ cargo ladder compare echo-poll\nladder: echo-poll: one at a time: poll, recvfrom, sendto for 8 of 8 datagrams",
+    ] {
+        assert!(said.out.contains(expected), "{expected:?} is missing in:\n{}", said.out);
+    }
+    // The copy stays where it is said to lie.
+    let path = |what: &str| {
+        let line = said.out.lines().find_map(|line| line.strip_prefix(what));
+        PathBuf::from(line.unwrap_or_else(|| panic!("no line {what:?} in:\n{}", said.out)).trim())
+    };
+    let source = fs::read_to_string(path("the changed source:")).expect("the changed source");
+    assert!(source.contains("let mut budget = 1;"), "{source}");
+    let help = run(Command::new(path("the changed program:")).arg("--help"));
+    assert!(help.code == Some(0) && help.out.contains("echo-poll"), "{help:?}");
+
+    let said = ladder(&["break"]);
+    assert!(said.code == Some(0) && said.out.contains("echo-tokio-framed-sink"), "{said:?}");
+    let said = ladder(&["break", "mio-empty"]);
+    assert!(said.code == Some(2) && said.err.contains("there are echo-blocking"), "{said:?}");
+}
+
+#[test]
 fn a_marker_that_makes_no_sense_names_its_line() {
     for (marker, hint) in [
         ("trace echo-pol", "did you mean echo-poll"),
