@@ -1,6 +1,6 @@
 //! echo-mio-edge: a UDP echo that waits in mio, which is edge-triggered everywhere.
 //!
-//! New here: the wait of echo-epoll-edge, word for word, on every system that mio knows.
+//! New here: the wait of echo-epoll-edge, on every system that mio knows.
 //! Run:      cargo run --bin echo-mio-edge
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-mio-edge    (or: strace target/debug/echo-mio-edge)
