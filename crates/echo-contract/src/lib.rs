@@ -1,12 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod client;
 mod private_network;
 mod requirements;
 mod rungs;
 mod server;
-mod strace;
 mod suite;
 mod summary;
 mod target;

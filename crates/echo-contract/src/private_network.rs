@@ -6,9 +6,10 @@
 //! it found on its stdout.
 
 use std::env;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use harness::Launch;
 use serde::{Deserialize, Serialize};
 
 use crate::server;
@@ -19,6 +20,9 @@ use crate::{Options, Requirement, Subject, Target};
 const VARIABLE: &str = "ECHO_CONTRACT_INSIDE";
 
 const UNSHARE: [&str; 5] = ["unshare", "--user", "--map-root-user", "--net", "--"];
+
+/// As long as all checks inside may take together, each with deadlines of its own.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Serialize, Deserialize)]
 struct Errand {
@@ -62,18 +66,13 @@ pub(crate) fn is_inside() -> bool {
 fn available() -> Result<(), Unmet> {
     static ANSWER: OnceLock<Option<String>> = OnceLock::new();
     let answer = ANSWER.get_or_init(|| {
-        let tried = Command::new(UNSHARE[0])
-            .args(&UNSHARE[1..])
-            .args(["ip", "link", "set", "lo", "up"])
-            .stdin(Stdio::null())
-            .output();
-        match tried {
+        match Launch::new("ip").args(["link", "set", "lo", "up"]).prefix(UNSHARE).run() {
             Err(_) => Some("unshare is not installed: its package is called util-linux".to_owned()),
-            Ok(output) if output.status.success() => None,
-            Ok(output) => Some(format!(
+            Ok(ended) if ended.code() == Some(0) => None,
+            Ok(ended) => Some(format!(
                 "no private network namespace can be made here (it takes unprivileged user namespaces and the \
                  package iproute2): {}",
-                String::from_utf8_lossy(&output.stderr).trim()
+                ended.stderr.trim()
             )),
         }
     });
@@ -93,22 +92,19 @@ pub(crate) fn check(requirement: &Requirement, target: &Target, options: &Option
         Err(error) => return fails(format!("the errand does not serialize: {error}")),
     };
     // The loopback interface of a fresh namespace is down.
-    let output = Command::new(UNSHARE[0])
-        .args(&UNSHARE[1..])
-        .args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
-        .arg(env::current_exe()?)
-        .env(VARIABLE, errand)
-        .stdin(Stdio::null())
-        .output()?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    match serde_json::from_str(stdout.lines().last().unwrap_or_default()) {
+    let up = ["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];
+    let ended = Launch::new(env::current_exe()?.display())
+        .prefix(UNSHARE.iter().chain(&up))
+        .env(VARIABLE, &errand)
+        .patience(PATIENCE)
+        .run()?;
+    match serde_json::from_str(ended.stdout.lines().last().unwrap_or_default()) {
         Ok(Verdict::Holds) => Ok(()),
         Ok(Verdict::Fails { evidence }) => fails(evidence),
         Ok(Verdict::NotAsked { why }) => not_asked(why),
         Err(_) => fails(format!(
-            "the check inside the private network namespace ended without a verdict ({}): {stdout}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
+            "the check inside the private network namespace ended without a verdict ({}): {}{}",
+            ended.status, ended.stdout, ended.stderr
         )),
     }
 }

@@ -1,4 +1,3 @@
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +51,7 @@ impl Target {
                 "the command is empty: write it behind `--`, for example -- ./server {addr}".to_owned()
             );
         }
-        if !command.iter().any(|word| word.contains("{addr}") || word.contains("{port}")) {
+        if !harness::takes_address(&command) {
             return Err(format!(
                 "nothing in `{}` says where to listen: put {{addr}}, or {{host}} and {{port}}, where the server \
                  expects its address",
@@ -97,41 +96,9 @@ impl Target {
     }
 }
 
-/// `command` with the placeholders filled in.
-pub(crate) fn fill_in(command: &[String], address: SocketAddr) -> Vec<String> {
-    command
-        .iter()
-        .map(|word| {
-            word.replace("{addr}", &address.to_string())
-                .replace("{host}", &address.ip().to_string())
-                .replace("{port}", &address.port().to_string())
-        })
-        .collect()
-}
-
-/// An address for a server that cannot be asked which port the kernel chose. The port is one that the
-/// kernel hands to nobody by itself.
-pub(crate) fn free_address(random: &mut fastrand::Rng) -> SocketAddr {
-    loop {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, random.u16(10_000..32_000)));
-        // It is free again when the socket goes out of scope. Another process may take it in between:
-        // the server then fails to start, and says so.
-        if std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port())).is_ok() {
-            return address;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn placeholders_are_filled_in() {
-        let words = ["a{addr}".to_owned(), "{host}:{port}".to_owned(), "b".to_owned()];
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 4711));
-        assert_eq!(fill_in(&words, address), ["a127.0.0.1:4711", "127.0.0.1:4711", "b"]);
-    }
 
     #[test]
     fn a_command_must_say_where() {

@@ -28,12 +28,26 @@ pub(crate) enum Unmet {
     NotAsked(String),
 }
 
-impl Unmet {
-    /// With a line behind it that says what was going on.
-    pub(crate) fn context(self, line: &str) -> Self {
-        match self {
-            Self::Fails(evidence) => Self::Fails(format!("{evidence}\n  {line}")),
+/// Says what was going on when a step of a check failed.
+pub(crate) trait Context<T> {
+    /// With a line behind the evidence.
+    fn context(self, line: impl AsRef<str>) -> Result<T, Unmet>;
+}
+
+impl<T, E: Into<Unmet>> Context<T> for Result<T, E> {
+    fn context(self, line: impl AsRef<str>) -> Result<T, Unmet> {
+        self.map_err(|error| match error.into() {
+            Unmet::Fails(evidence) => Unmet::Fails(format!("{evidence}\n  {}", line.as_ref())),
             not_asked => not_asked,
+        })
+    }
+}
+
+impl From<harness::Error> for Unmet {
+    fn from(error: harness::Error) -> Self {
+        match error {
+            harness::Error::Failed(evidence) => Self::Fails(evidence),
+            harness::Error::Unavailable(why) => Self::NotAsked(why),
         }
     }
 }
@@ -67,19 +81,6 @@ pub(crate) fn fails<T>(evidence: impl Into<String>) -> Result<T, Unmet> {
 /// Ends the check without an answer.
 pub(crate) fn not_asked<T>(why: impl Into<String>) -> Result<T, Unmet> {
     Err(Unmet::NotAsked(why.into()))
-}
-
-/// Bytes as evidence: how many, and how they begin.
-pub(crate) fn show(bytes: &[u8]) -> String {
-    let start: String = bytes.iter().take(24).map(|byte| format!("{byte:02x}")).collect();
-    let more = if bytes.len() > 24 { "..." } else { "" };
-    format!("{} bytes [{start}{more}]", bytes.len())
-}
-
-/// How `got` differs from what was expected.
-pub(crate) fn difference(expected: &[u8], got: &[u8]) -> String {
-    let at = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(expected.len().min(got.len()));
-    format!("expected {}, got {}, different from byte {at} on", show(expected), show(got))
 }
 
 /// Evidence is to be read: of pages of output the beginning and the end say enough.

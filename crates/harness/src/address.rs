@@ -21,7 +21,7 @@ pub fn takes_address(command: &[String]) -> bool {
 }
 
 /// The command with `{addr}`, `{host}` and `{port}` filled in.
-pub fn fill_in(command: &[String], address: SocketAddr) -> Vec<String> {
+pub(crate) fn fill_in(command: &[String], address: SocketAddr) -> Vec<String> {
     let filled = |word: &String| {
         word.replace("{addr}", &address.to_string())
             .replace("{host}", &address.ip().to_string())

@@ -1,10 +1,12 @@
 //! How a program is started.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::address::fill_in;
 use crate::capture::Capture;
 use crate::cores::on_core;
 use crate::deadline::PATIENCE;
@@ -85,6 +87,12 @@ impl Launch {
     /// More arguments.
     pub fn args<S: ToString>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.words.extend(args.into_iter().map(|arg| arg.to_string()));
+        self
+    }
+
+    /// With `{addr}`, `{host}` and `{port}` in its words filled in.
+    pub fn fill_in(mut self, address: SocketAddr) -> Self {
+        self.words = fill_in(&self.words, address);
         self
     }
 

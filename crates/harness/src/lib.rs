@@ -28,7 +28,7 @@ mod launch;
 
 pub mod demo;
 
-pub use address::{Greeting, fill_in, free_address, takes_address};
+pub use address::{Greeting, free_address, takes_address};
 pub use client::{Client, difference, show};
 pub use cores::{cores, on_core};
 pub use deadline::{PATIENCE, eventually};

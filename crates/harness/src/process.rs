@@ -264,8 +264,10 @@ impl Process {
     }
 
     /// Lets what was stopped go on.
-    pub fn thaw(&mut self) {
-        ending::signal(&self.pids(), Signal::SIGCONT);
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)?;
+        ending::signal(&self.pids()[1..], Signal::SIGCONT);
+        Ok(())
     }
 
     /// Whether it has ended.
@@ -306,7 +308,7 @@ impl Process {
             status,
             stdout: self.stdout.at_end(self.patience),
             stderr: self.stderr.at_end(self.patience),
-            events: self.recorder.take().map(|recorder| recorder.events),
+            events: self.recorder.take().map(Recorder::end),
             addresses: std::mem::take(&mut self.addresses),
             command: std::mem::take(&mut self.command),
         })

@@ -109,6 +109,13 @@ impl Recorder {
         self.begun.drain(..start);
     }
 
+    /// All of it, those calls that never returned at its end.
+    pub(crate) fn end(mut self) -> Vec<Event> {
+        let rest = String::from_utf8_lossy(&self.begun).into_owned();
+        self.events.extend(self.parser.end(&rest));
+        self.events
+    }
+
     /// Whether that thread has ended.
     pub(crate) fn has_ended(&self, pid: u32) -> bool {
         self.events.iter().any(|event| matches!(event, Event::Ended { .. }) && event.pid() == pid)

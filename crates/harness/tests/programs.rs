@@ -155,7 +155,7 @@ fn a_frozen_program_stands_still_and_goes_on() {
     program.freeze().expect("it stops");
     while !program.is_silent_for(Duration::from_millis(100)) {}
     assert!(proc::states(&program.pids()).iter().all(|state| *state == 'T'));
-    program.thaw();
+    program.thaw().expect("it runs");
     program.line().expect("it goes on");
 }
 

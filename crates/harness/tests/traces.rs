@@ -57,7 +57,7 @@ fn a_program_at_rest_is_told_from_one_that_works() {
     assert!(!program.pump(Duration::from_millis(50)).expect("a look"), "nothing more comes");
     program.freeze().expect("it stops");
     assert!(matches!(program.events().last(), Some(Event::Stopped { .. })), "the trace shows the stop");
-    program.thaw();
+    program.thaw().expect("it runs");
     program.await_quiet().expect("it sleeps again");
     let cut = program.calls_since(before).next().expect("the nap goes on");
     assert!(cut.interrupted(), "{cut:?}");

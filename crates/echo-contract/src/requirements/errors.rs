@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{self, Signal};
-use nix::unistd::{Pid, geteuid};
+use harness::{Client, Launch, inject, only, proc, require_strace};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 
 use super::wire::payload;
 use crate::server::{Server, deadline, eventually};
-use crate::strace::{self, any_of};
 use crate::summary::{Summary, nonzero};
-use crate::verdict::{Unmet, ensure, fails, not_asked};
+use crate::verdict::{Context, Unmet, ensure, fails, not_asked};
 use crate::{Subject, Trigger};
 
 const SENDS: &[&str] = &["sendto", "sendmsg"];
@@ -19,36 +19,35 @@ const RECEIVES: &[&str] = &["recvfrom", "recvmsg"];
 
 /// How often each call is made until the server is ready, so that an injection can begin behind that.
 fn calls_before_ready(subject: &Subject, calls: &[&str]) -> Result<BTreeMap<String, u64>, Unmet> {
-    let all = any_of(calls);
-    let server = subject.launch().args(["--marks"]).traced(["-e", &format!("trace=write,{all}")]).start()?;
+    let shown = [&["write"], calls].concat();
+    let mut server = subject.launch().args(["--marks"]).traced(only(&shown)).start()?;
     // It may be anywhere between greeting and mark.
-    eventually("the mark `ready`", || server.trace_so_far().contains("\"ready\", 5)").then_some(()))?;
-    let text = server.trace_so_far();
-    let before = text.lines().take_while(|line| !line.contains("\"ready\", 5)"));
+    let ready = eventually("the mark `ready`", || match server.pump(Duration::ZERO) {
+        Ok(_) => server.calls_since(0).position(|call| call.mark() == Some("ready")).map(Ok),
+        Err(error) => Some(Err(error)),
+    })??;
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for line in before {
-        let name = line.split('(').next().unwrap_or_default();
-        let name = name.split_whitespace().last().unwrap_or_default();
-        if calls.contains(&name) {
-            *counts.entry(name.to_owned()).or_default() += 1;
+    for call in server.calls_since(0).take(ready) {
+        if calls.contains(&call.name.as_str()) {
+            *counts.entry(call.name.clone()).or_default() += 1;
         }
     }
     Ok(counts)
 }
 
 /// strace's options for failing `calls` with `error` at the counts that `when` makes of the number of
-/// calls that came before the server was ready.
+/// calls that came before the server was ready. What else the trace is to show: `shown`.
 fn injection(
     calls: &[&str],
     error: &str,
     before: &BTreeMap<String, u64>,
     when: impl Fn(u64) -> String,
+    shown: &[&str],
 ) -> Vec<String> {
-    let mut options = vec!["-e".to_owned(), format!("trace={}", any_of(calls))];
+    let mut options = only(&[calls, shown].concat()).to_vec();
     for call in calls {
         let already = before.get(*call).copied().unwrap_or(0);
-        options.push("-e".to_owned());
-        options.push(format!("inject=?{call}:error={error}:when={}", when(already)));
+        options.extend(inject(call, error, &when(already)));
     }
     options
 }
@@ -63,8 +62,8 @@ fn missing_of_50(server: &Server, error: &str) -> Result<u64, Unmet> {
     let mut client = server.client()?;
     let mut expected: VecDeque<[u8; 2]> = VecDeque::new();
     let mut missing = 0;
-    let mut collect = |client: &mut crate::client::Client, expected: &mut VecDeque<[u8; 2]>| {
-        let got = client.receive().map_err(|unmet| unmet.context(&format!("{error} was injected")))?.to_vec();
+    let mut collect = |client: &mut Client, expected: &mut VecDeque<[u8; 2]>| {
+        let got = client.receive().context(format!("{error} was injected"))?.to_vec();
         // In order, so whatever is expected before this one is lost.
         match expected.iter().position(|one| one[..] == got) {
             Some(index) => {
@@ -88,7 +87,7 @@ fn missing_of_50(server: &Server, error: &str) -> Result<u64, Unmet> {
 
 /// A failed send loses exactly its datagram, is counted by its name, and the service goes on.
 pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let before = calls_before_ready(subject, SENDS)?;
     for error in [
         "EINVAL",
@@ -101,10 +100,10 @@ pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
         "ENOBUFS",
         "ENOMEM",
     ] {
-        let server = subject.launch().traced(injection(SENDS, error, &before, six)).start()?;
+        let server = subject.launch().traced(injection(SENDS, error, &before, six, &[])).start()?;
         let missing = missing_of_50(&server, error)?;
         let ended = server.terminate()?;
-        let injected = ended.trace()?.injected_on_socket();
+        let injected = ended.injected_on_socket();
         ensure(injected == 6, || format!("{injected} sends were failed, not 6: the check is blind"))?;
         ensure(missing == injected, || {
             format!("{injected} sends failed with {error}, and {missing} datagrams were lost")
@@ -121,13 +120,13 @@ pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
 
 /// A receive that fails because of the network is counted by its name, loses nothing, and the service goes on.
 pub(super) fn receive_errors(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let before = calls_before_ready(subject, RECEIVES)?;
     for error in ["ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENOBUFS", "ENOMEM"] {
-        let server = subject.launch().traced(injection(RECEIVES, error, &before, six)).start()?;
+        let server = subject.launch().traced(injection(RECEIVES, error, &before, six, &[])).start()?;
         let missing = missing_of_50(&server, error)?;
         let ended = server.terminate()?;
-        let injected = ended.trace()?.injected_on_socket();
+        let injected = ended.injected_on_socket();
         ensure(injected == 6, || format!("{injected} receives were failed, not 6: the check is blind"))?;
         ensure(missing == 0, || {
             format!("{injected} receives failed with {error}, and {missing} datagrams were lost")
@@ -150,10 +149,10 @@ fn expect_bug_end(mut server: Server, what: &str) -> Result<(), Unmet> {
         let _ = client.send(b"poke");
         server.has_exited().then_some(())
     })
-    .map_err(|unmet| unmet.context(&server.command))?;
+    .context(&server.command)?;
     let ended = server.finish()?;
-    ended.expect_status(1).map_err(|unmet| unmet.context(what))?;
-    let injected = ended.trace()?.injected();
+    ended.expect_code(1).context(what)?;
+    let injected = ended.injected();
     ensure(injected > 0, || format!("{what} was never injected: the check is blind"))?;
     ensure(ended.stderr.trim_end().lines().count() == 1, || {
         format!("{what}: stderr is not one line: {:?}", ended.stderr)
@@ -162,7 +161,7 @@ fn expect_bug_end(mut server: Server, what: &str) -> Result<(), Unmet> {
 
 /// Errors that only a bug of the server's own can cause end it: status 1, one line.
 pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let rung = subject.rung()?;
     let mut calls: Vec<&str> = [SENDS, RECEIVES].concat();
     if rung.trigger != Trigger::Blocking {
@@ -179,7 +178,7 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
         }
     }
     for (calls, error) in cases {
-        let options = injection(calls, error, &before, |already| format!("{}", already + 2));
+        let options = injection(calls, error, &before, |already| format!("{}", already + 2), &[]);
         let server = subject.launch().traced(options).start()?;
         expect_bug_end(server, &format!("{error} in one of {calls:?}"))?;
     }
@@ -188,25 +187,22 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
 
 /// Interruptions of every call lose nothing, double nothing, and are not counted.
 pub(super) fn interrupted_calls(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let rung = subject.rung()?;
     let calls: Vec<&str> = [SENDS, RECEIVES].concat();
     let before = calls_before_ready(subject, &calls)?;
     // No more by the time of the signal: a runtime may read its own signal pipe with the same call.
-    let mut options =
-        injection(&calls, "EINTR", &before, |already| format!("{}..{}+5", already + 3, already + 250));
-    if rung.trigger != Trigger::Blocking {
-        // Every second wait. The trace has to show it too.
-        options[1] = format!("trace={}", any_of(&[&calls, rung.wait_calls].concat()));
-        for call in rung.wait_calls {
-            options.push("-e".to_owned());
-            options.push(format!("inject=?{call}:error=EINTR:when=1+2"));
-        }
+    let waits = if rung.trigger == Trigger::Blocking { &[] } else { rung.wait_calls };
+    let when = |already| format!("{}..{}+5", already + 3, already + 250);
+    let mut options = injection(&calls, "EINTR", &before, when, waits);
+    for call in waits {
+        // Every second wait.
+        options.extend(inject(call, "EINTR", "1+2"));
     }
     let server = subject.launch().traced(options).start()?;
     windowed(subject, &server, 300)?;
     let ended = server.terminate()?;
-    let injected = ended.trace()?.injected();
+    let injected = ended.injected();
     ensure(injected >= 60, || format!("only {injected} calls were interrupted: the check is blind"))?;
     let summary = ended.summary()?;
     summary.expect(300, 300)?;
@@ -234,21 +230,21 @@ pub(super) fn windowed(subject: &Subject, server: &Server, count: usize) -> Resu
     for datagram in expected {
         client.expect(&datagram)?;
     }
-    client.expect_nothing()
+    Ok(client.expect_nothing()?)
 }
 
 /// Would-block from a receive that was announced is legal, and a level-triggered wait announces it again.
 pub(super) fn spurious_readiness(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     if subject.rung()?.trigger != Trigger::Level {
         return not_asked("after an injected would-block no edge follows");
     }
     let before = calls_before_ready(subject, RECEIVES)?;
-    let options = injection(RECEIVES, "EAGAIN", &before, |already| format!("{}+3", already + 1));
+    let options = injection(RECEIVES, "EAGAIN", &before, |already| format!("{}+3", already + 1), &[]);
     let server = subject.launch().traced(options).start()?;
     windowed(subject, &server, 200)?;
     let ended = server.terminate()?;
-    let injected = ended.trace()?.injected_on_socket();
+    let injected = ended.injected_on_socket();
     ensure(injected >= 60, || format!("only {injected} receives were spurious: the check is blind"))?;
     ended.summary()?.expect(200, 200)
 }
@@ -261,7 +257,7 @@ pub(super) fn stop_and_continue(subject: &Subject) -> Result<(), Unmet> {
         client.echo(&[round])?;
         if round % 2 == 0 {
             // Every other time in its wait, and not on the way there.
-            eventually("the server waits", || (server.state() == Some('S')).then_some(()))?;
+            eventually("the server waits", || (proc::state(server.id()) == Some('S')).then_some(()))?;
         }
         server.freeze()?;
         for number in 0..8_u8 {
@@ -280,19 +276,9 @@ pub(super) fn stop_and_continue(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
-/// strace attached to a process that runs already.
-struct Tracer(Child);
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A tracer that comes and goes under traffic.
 pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     if !matches!(scope.trim(), "" | "0") && !geteuid().is_root() {
         return not_asked("attaching to a running process is forbidden here (kernel.yama.ptrace_scope)");
@@ -300,7 +286,7 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
     let server = subject.launch().start()?;
     let mut client = server.client()?;
     let mut count = 0_u64;
-    let mut traffic = |client: &mut crate::client::Client| -> Result<(), Unmet> {
+    let mut traffic = |client: &mut Client| -> Result<(), Unmet> {
         for _ in 0..8 {
             client.send(&count.to_be_bytes())?;
             count += 1;
@@ -312,19 +298,14 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
     };
     for round in 0..10 {
         let log = tempfile::NamedTempFile::new()?;
-        let mut tracer = Tracer(
-            Command::new("strace")
-                .args(["-f", "-q", "-p", &server.pid.to_string(), "-o"])
-                .arg(log.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?,
-        );
-        let start = std::time::Instant::now();
+        let log_path = log.path().display().to_string();
+        let attach = ["-f", "-q", "-p", &server.id().to_string(), "-o", &log_path];
+        let mut tracer = Launch::new("strace").args(attach).patience(deadline()).start()?;
+        let start = Instant::now();
         if round % 2 == 0 {
             // Every other time in its wait.
-            eventually("strace attaches", || (server.status("TracerPid") != Some(0)).then_some(()))?;
+            let traced = || proc::status(server.id()).is_none_or(|status| status.tracerpid != 0);
+            eventually("strace attaches", || traced().then_some(()))?;
         }
         loop {
             traffic(&mut client)?;
@@ -332,13 +313,13 @@ pub(super) fn traced_on_the_fly(subject: &Subject) -> Result<(), Unmet> {
             if seen {
                 break;
             }
-            ensure(start.elapsed() < deadline() && tracer.0.try_wait()?.is_none(), || {
+            ensure(start.elapsed() < deadline() && !tracer.has_exited(), || {
                 "strace does not attach".to_owned()
             })?;
         }
         traffic(&mut client)?;
-        signal::kill(Pid::from_raw(tracer.0.id() as i32), Signal::SIGINT).map_err(std::io::Error::from)?;
-        while tracer.0.try_wait()?.is_none() {
+        tracer.signal(Signal::SIGINT)?;
+        while !tracer.has_exited() {
             traffic(&mut client)?;
             ensure(start.elapsed() < deadline(), || "strace does not detach".to_owned())?;
         }
@@ -370,16 +351,17 @@ pub(super) fn vanished_clients(subject: &Subject) -> Result<(), Unmet> {
 
 /// A policy while sends would block: the queue stays within its bounds, and what it drops is counted.
 pub(super) fn policies_by_injection(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     let rung = subject.rung()?;
     if rung.trigger == Trigger::Edge {
         return not_asked("after an injected would-block no edge follows: see the slow link");
     }
     let before = calls_before_ready(subject, SENDS)?;
     for policy in rung.policies {
-        let options =
-            injection(SENDS, "EAGAIN", &before, |already| format!("{}..{}", already + 1, already + 60));
-        let server = subject.launch().args(["--queue", "64", "--on-full", policy]).traced(options).start()?;
+        let when = |already| format!("{}..{}", already + 1, already + 60);
+        let options = injection(SENDS, "EAGAIN", &before, when, &[]);
+        let mut server =
+            subject.launch().args(["--queue", "64", "--on-full", policy]).traced(options).start()?;
         let mut client = server.client()?;
         server.freeze()?;
         for number in 0..200_u8 {
@@ -389,7 +371,7 @@ pub(super) fn policies_by_injection(subject: &Subject) -> Result<(), Unmet> {
         let (probes, mut replies) = client.settle()?;
         let ended = server.terminate()?;
         replies.extend(client.arrived()?);
-        let injected = ended.trace()?.injected_on_socket();
+        let injected = ended.injected_on_socket();
         ensure(injected >= 10, || format!("only {injected} sends would have blocked: the check is blind"))?;
         let summary = ended.summary()?;
         expect_policy(policy, &summary)?;
@@ -425,8 +407,8 @@ fn expect_replies(policy: &str, summary: &Summary, replies: &[Vec<u8>]) -> Resul
 /// A server whose sends never go through.
 pub(super) fn blocked_by_injection(subject: &Subject) -> Result<Server, Unmet> {
     let before = calls_before_ready(subject, SENDS)?;
-    let mut options = injection(SENDS, "EAGAIN", &before, |already| format!("{}+", already + 1));
+    let when = |already| format!("{}+", already + 1);
     // Which tells when a signal's handler has returned.
-    options[1].push_str(",?rt_sigreturn");
-    subject.launch().traced(options).start()
+    let shown = ["rt_sigreturn"];
+    subject.launch().traced(injection(SENDS, "EAGAIN", &before, when, &shown)).start()
 }

@@ -6,13 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use harness::Client;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::client::Client;
 use crate::server::{Launch, Server};
 use crate::summary::nonzero;
 use crate::target::{Origin, Target};
-use crate::verdict::{Unmet, ensure, not_asked};
+use crate::verdict::{Context, Unmet, ensure, not_asked};
 use crate::{RUNGS, Subject};
 
 /// Refused sources that an ordinary socket can have: the project's ports, and the server's own number on
@@ -40,7 +40,7 @@ pub(super) fn refusals(subject: &Subject) -> Result<(), Unmet> {
     for port in [1999, 2010, own - 1, own + 1].into_iter().chain(sample.collect::<Vec<_>>()) {
         if port != own {
             let mut honest = server.client_on_port(port)?;
-            honest.echo(b"answer me").map_err(|unmet| unmet.context(&format!("source port {port}")))?;
+            honest.echo(b"answer me").context(format!("source port {port}"))?;
             answered += 1;
         }
     }

@@ -1,19 +1,18 @@
 //! Bursts, overload, slow links, and the end under all of them.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::strace::Call;
+use harness::{Client, Launch, Process, proc, require_strace};
 use nix::sys::signal::Signal;
 
 use super::errors::{blocked_by_injection, expect_policy};
-use crate::client::Client;
 use crate::server::{Server, deadline, eventually};
-use crate::strace;
 use crate::target::Origin;
-use crate::verdict::{Unmet, ensure, fails, not_asked};
+use crate::verdict::{Context, Unmet, ensure, fails, not_asked};
 use crate::{Subject, Trigger};
 
 /// Bursts that are complete before the server sees the first of them, with queues and budgets of all
@@ -32,7 +31,7 @@ pub(super) fn bursts(subject: &Subject) -> Result<(), Unmet> {
     };
     for flags in settings {
         let mut server = subject.launch().args(*flags).start()?;
-        let told = |unmet: Unmet| unmet.context(&format!("burst of 64, flags {flags:?}"));
+        let told = format!("burst of 64, flags {flags:?}");
         let mut clients = [server.client()?, server.client()?, server.client()?];
         for round in 0..4_u8 {
             server.freeze()?;
@@ -41,14 +40,14 @@ pub(super) fn bursts(subject: &Subject) -> Result<(), Unmet> {
             }
             server.thaw()?;
             for number in 0..64_u8 {
-                clients[usize::from(number) % 3].expect(&[round, number]).map_err(told)?;
+                clients[usize::from(number) % 3].expect(&[round, number]).context(&told)?;
             }
         }
         for client in &mut clients {
             client.expect_nothing()?;
         }
         if matches!(subject.target.0, Origin::Rung { .. }) {
-            server.stop().map_err(told)?.expect(256, 256)?;
+            server.stop().context(&told)?.expect(256, 256)?;
         } else {
             server.still_serves()?;
         }
@@ -72,10 +71,10 @@ pub(super) fn no_lost_wake(subject: &Subject) -> Result<(), Unmet> {
             }
             client.send(&[1])?;
         }
-        let told = |unmet: Unmet| unmet.context(&format!("stuck in round {round}"));
-        client.expect(&round.to_be_bytes()).map_err(told)?;
+        let told = format!("stuck in round {round}");
+        client.expect(&round.to_be_bytes()).context(&told)?;
         if second {
-            client.expect(&[1]).map_err(told)?;
+            client.expect(&[1]).context(&told)?;
         }
     }
     client.expect_nothing()?;
@@ -93,14 +92,11 @@ pub(super) fn idle(subject: &Subject) -> Result<(), Unmet> {
     for number in 0..100_u8 {
         client.echo(&[number])?;
     }
-    eventually("the server waits", || (server.state() == Some('S')).then_some(()))?;
-    let before = server.processor_time();
+    eventually("the server waits", || (proc::state(server.id()) == Some('S')).then_some(()))?;
+    let before = proc::cpu(&server.pids());
     client.expect_silence(Duration::from_millis(600))?;
-    let (Some(before), Some(after)) = (before, server.processor_time()) else {
-        return fails("/proc has no times of the server");
-    };
     // A loop with a wait that always returns takes all that a busy machine leaves it.
-    let used = after.saturating_sub(before);
+    let used = proc::cpu(&server.pids()).saturating_sub(before);
     ensure(used < Duration::from_millis(10), || {
         format!("an idle server used {used:?} of processor time in 600 ms")
     })
@@ -176,7 +172,8 @@ pub(super) fn overload(subject: &Subject) -> Result<(), Unmet> {
     let calm = Duration::from_millis(500);
     let mut total = closed_loop(&server, calm)?;
     let usual = total as f64 / calm.as_secs_f64();
-    let resident = server.status("VmRSS");
+    let resident = |server: &Server| proc::status(server.id())?.vmrss;
+    let before = resident(&server);
     // The receive buffer overflows for certain while the server is stopped.
     let burst = server.client()?;
     server.freeze()?;
@@ -196,7 +193,7 @@ pub(super) fn overload(subject: &Subject) -> Result<(), Unmet> {
     total += client.settle()?.0;
     server.still_serves()?;
     total += 1;
-    let grown = server.status("VmRSS").zip(resident).map(|(after, before)| after.saturating_sub(before));
+    let grown = resident(&server).zip(before).map(|(after, before)| after.saturating_sub(before));
     let summary = server.stop()?;
     ensure(summary.kernel_dropped > 0, || format!("`kernel_dropped` is 0 after an overload: {summary:?}"))?;
     ensure(total == summary.received + summary.kernel_dropped, || {
@@ -221,7 +218,7 @@ pub(super) fn receive_buffer(subject: &Subject) -> Result<(), Unmet> {
     let mut dropped = Vec::new();
     // A short datagram is charged with 832 bytes or so: 8192 hold some twenty, the default of 212,992 all.
     for flags in [&["--receive-buffer", "4096"][..], &[]] {
-        let server = subject.launch().args(flags).start()?;
+        let mut server = subject.launch().args(flags).start()?;
         let mut client = server.client()?;
         // It serves: whatever it sends to itself at the start has come and gone.
         client.echo(b"hello")?;
@@ -251,13 +248,13 @@ pub(super) fn receive_buffer(subject: &Subject) -> Result<(), Unmet> {
 pub(super) fn signal_in_flood(subject: &Subject) -> Result<(), Unmet> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = subject.launch().start()?;
-        let (ended, _) = flooded(&mut server, |server| {
+        let (took, _) = flooded(&mut server, |server| {
             let start = Instant::now();
             server.signal(signal)?;
             server.wait()?;
-            Ok(start.elapsed())
+            harness::Result::Ok(start.elapsed())
         })?;
-        let took: Duration = ended.map_err(|unmet: Unmet| unmet.context(&format!("{signal} in a flood")))?;
+        let took = took.context(format!("{signal} in a flood"))?;
         server.finish()?.summary()?;
         if subject.options.long {
             ensure(took < Duration::from_millis(1100), || format!("{signal} in a flood took {took:?}"))?;
@@ -315,27 +312,21 @@ pub(super) fn end_under_load(subject: &Subject) -> Result<(), Unmet> {
 
 /// A network namespace for the server at the far end of a link on which sends block.
 struct SlowLink {
-    holder: Child,
+    /// Its namespace goes with it.
+    holder: Process,
 }
 
 impl Drop for SlowLink {
     fn drop(&mut self) {
         // The far end goes with the near one, at once; the namespace would take its time.
-        let _ = Command::new("ip").args(["link", "delete", "va"]).output();
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
+        let _ = Launch::new("ip").args(["link", "delete", "va"]).run();
     }
 }
 
 impl SlowLink {
     /// The client's end is in this namespace, which has to be a private one.
     fn new(rate: &str) -> Result<Self, Unmet> {
-        let holder = Command::new("unshare")
-            .args(["--net", "--", "sleep", "600"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
-        let link = Self { holder };
+        let link = Self { holder: Launch::new("unshare").args(["--net", "--", "sleep", "600"]).start()? };
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let pid = link.pid();
         eventually("a second network namespace", || {
@@ -349,11 +340,11 @@ impl SlowLink {
                 tc qdisc add dev vb root tbf rate {rate} burst 3000 limit 1000000'"
         );
         // `limit` exceeds the send buffer: otherwise the link would drop instead of blocking.
-        let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
-        if !output.status.success() {
+        let made = Launch::new("sh").args(["-c", &script]).run()?;
+        if made.code() != Some(0) {
             return not_asked(format!(
                 "no slow link can be made here (it takes ip and tc, package iproute2, and the kernel's sch_tbf): {}",
-                String::from_utf8_lossy(&output.stderr).trim()
+                made.stderr.trim()
             ));
         }
         Ok(link)
@@ -441,7 +432,7 @@ fn block(link: &SlowLink, server: &Server, client: &mut Client) -> Result<(), Un
     // A datagram that has just arrived has not woken it yet: only what lasts counts.
     let mut looks = 0;
     let blocked = |state: &Buffers, _, _| {
-        let unread = state.receive > 0 && server.state() == Some('S');
+        let unread = state.receive > 0 && proc::state(server.id()) == Some('S');
         looks = if unread { looks + 1 } else { 0 };
         // The default send buffer is some 200 kB, of which such a datagram takes 2304 bytes.
         looks >= 8 && state.send > 150_000
@@ -498,26 +489,26 @@ pub(super) fn end_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
         let link = SlowLink::new("100kbit")?;
         let (server, mut client) = link.start(subject, &["--queue", "64"])?;
         block(&link, &server, &mut client)?;
-        end_at_once(server, first, second, |server| server.state() == Some('S'))?;
+        end_at_once(server, first, second, |server| proc::state(server.id()) == Some('S'))?;
     }
     Ok(())
 }
 
 /// Likewise, with sends that block because strace says so.
 pub(super) fn end_while_sends_block(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     if subject.rung()?.trigger == Trigger::Edge {
         return not_asked("after an injected would-block no edge follows: see the slow link");
     }
     for (first, second) in SIGNALS {
         for twice in [false, true] {
-            let server = blocked_by_injection(subject)?;
+            let mut server = blocked_by_injection(subject)?;
             server.client()?.send(b"never to be echoed")?;
-            eventually("a send would block", || server.trace_so_far().contains("(INJECTED)").then_some(()))?;
+            eventually("a send would block", || shows(&mut server, Call::injected).then_some(()))?;
             if twice {
                 end_at_once(server, first, second, |server| {
                     // A signal that is read from a descriptor has no handler that returns.
-                    !server.catches(first) || server.trace_so_far().contains("rt_sigreturn")
+                    !catches(server, first) || shows(server, |call| call.name == "rt_sigreturn")
                 })?;
             } else {
                 end_while_blocked(subject, server, first, 1)?;
@@ -525,6 +516,23 @@ pub(super) fn end_while_sends_block(subject: &Subject) -> Result<(), Unmet> {
         }
     }
     Ok(())
+}
+
+/// Whether the trace so far has such a call.
+fn shows(server: &mut Server, wanted: impl Fn(&Call) -> bool) -> bool {
+    // If it cannot be read, there is nothing to see.
+    let _ = server.pump(Duration::ZERO);
+    server.calls_since(0).any(wanted)
+}
+
+/// Whether a signal has been sent to it that it has not been given yet.
+fn has_pending_signals(server: &Server) -> bool {
+    proc::status(server.id()).is_some_and(|status| status.sigpnd | status.shdpnd != 0)
+}
+
+/// Whether it has a handler for the signal.
+fn catches(server: &Server, signal: Signal) -> bool {
+    proc::status(server.id()).is_some_and(|status| status.sigcgt >> (signal as u32 - 1) & 1 == 1)
 }
 
 const SIGNALS: [(Signal, Signal); 2] = [(Signal::SIGTERM, Signal::SIGINT), (Signal::SIGINT, Signal::SIGTERM)];
@@ -550,18 +558,17 @@ fn end_at_once(
     mut server: Server,
     first: Signal,
     second: Signal,
-    handled: impl Fn(&Server) -> bool,
+    handled: impl Fn(&mut Server) -> bool,
 ) -> Result<(), Unmet> {
     server.signal(first)?;
     // Of two signals that come before a handler has run, the second is handled first.
     eventually("the first signal is handled", || {
-        (server.has_exited() || (!server.has_pending_signals() && handled(&server))).then_some(())
+        (server.has_exited() || (!has_pending_signals(&server) && handled(&mut server))).then_some(())
     })?;
     if !server.has_exited() {
         server.signal(second)?;
     }
     server.wait()?;
-    server.finish()?.expect_status(128 + second as i32).map_err(|unmet| {
-        unmet.context(&format!("{first}, and {second} while it drains, which ends it at once"))
-    })
+    let told = format!("{first}, and {second} while it drains, which ends it at once");
+    server.finish()?.expect_code(128 + second as i32).context(told)
 }

@@ -1,9 +1,10 @@
 //! What is printed, and what happens when it cannot be.
 
+use harness::strace::Call;
+use harness::{Output, only, require_strace};
+
 use crate::Subject;
-use crate::server::Output;
-use crate::strace;
-use crate::verdict::{Unmet, ensure, fails};
+use crate::verdict::{Context, Unmet, ensure, fails};
 
 /// The summary as text and as JSON: last on stdout, with the numbers of what happened.
 pub(super) fn summary(subject: &Subject) -> Result<(), Unmet> {
@@ -21,7 +22,7 @@ pub(super) fn summary(subject: &Subject) -> Result<(), Unmet> {
         client.echo(&[7; 1000])?;
         let name = subject.rung()?.name;
         let ended = server.terminate()?;
-        ended.expect_status(0)?;
+        ended.expect_code(0)?;
         if !json {
             let mut lines = ended.stdout.lines();
             ensure(
@@ -122,18 +123,17 @@ pub(super) fn no_audience(subject: &Subject) -> Result<(), Unmet> {
         (Closed, Closed, &["-v"]),
     ] {
         let how = format!("stdout: {stdout:?}, stderr: {stderr:?}, flags: {flags:?}");
-        let told = |unmet: Unmet| unmet.context(&how);
         let mut server =
-            subject.launch_bare().args(flags).stdout(stdout).stderr(stderr).start().map_err(told)?;
+            subject.launch_bare().args(flags).stdout(stdout).stderr(stderr).start().context(&how)?;
         let mut client = server.client()?;
         for number in 0..20_u8 {
-            client.echo(&[number]).map_err(told)?;
+            client.echo(&[number]).context(&how)?;
         }
-        server.still_serves().map_err(told)?;
-        let ended = server.terminate().map_err(told)?;
-        ended.expect_status(0).map_err(told)?;
+        server.still_serves().context(&how)?;
+        let ended = server.terminate().context(&how)?;
+        ended.expect_code(0).context(&how)?;
         if stdout == Captured {
-            ended.summary().map_err(told)?.expect(21, 21)?;
+            ended.summary().context(&how)?.expect(21, 21)?;
         }
     }
     Ok(())
@@ -141,37 +141,36 @@ pub(super) fn no_audience(subject: &Subject) -> Result<(), Unmet> {
 
 /// Marks show in strace and nowhere else.
 pub(super) fn marks(subject: &Subject) -> Result<(), Unmet> {
-    strace::available()?;
+    require_strace()?;
     for marked in [true, false] {
-        let calls = strace::any_of(&["write", "sendto", "sendmsg", "recvfrom", "recvmsg"]);
-        let launch = subject.launch().traced(["-s", "64", "-e", &format!("trace={calls}")]);
+        let calls = only(&["write", "sendto", "sendmsg", "recvfrom", "recvmsg"]);
+        let launch = subject.launch().traced(["-s".to_owned(), "64".to_owned()].into_iter().chain(calls));
         let server = if marked { launch.args(["--marks"]) } else { launch }.start()?;
         server.client()?.echo(b"mark this")?;
         let ended = server.terminate()?;
         ended.summary()?.expect(1, 1)?;
         ensure(ended.stderr.is_empty(), || format!("stderr is not empty: {:?}", ended.stderr))?;
-        let lines: Vec<&str> = ended.trace()?.lines().collect();
-        let mark = |text: &str| {
-            let wanted = format!("\"{text}\", {}) = -1 EBADF", text.len());
-            lines.iter().position(|line| line.contains("write(") && line.contains(&wanted))
-        };
+        let calls: Vec<&Call> = ended.calls().collect();
+        let mark = |text: &str| calls.iter().position(|call| call.mark() == Some(text));
         if !marked {
-            let failed = lines.iter().find(|line| line.contains("write(") && line.contains("EBADF"));
+            let failed = calls.iter().find(|call| call.mark().is_some());
             ensure(failed.is_none(), || format!("there is a mark without --marks: {failed:?}"))?;
             continue;
         }
-        let sent = lines.iter().position(|line| line.contains("\"mark this\"") && !line.contains("recv"));
-        let greeted = lines.iter().position(|line| line.contains("listening on"));
+        let carries = |call: &Call, text: &str| call.args.iter().any(|arg| arg.contains(text));
+        let sent = calls.iter().position(|call| carries(call, "\"mark this\"") && call.sends());
+        let greeted = calls.iter().position(|call| carries(call, "listening on"));
+        let shown = || calls.iter().map(|call| format!("{call}\n")).collect::<String>();
         let (Some(greeted), Some(ready), Some(sent), Some(shutdown)) =
             (greeted, mark("ready"), sent, mark("shutdown"))
         else {
             return fails(format!(
                 "the greeting, the mark `ready`, the echo and the mark `shutdown` are not all there:\n{}",
-                lines.join("\n")
+                shown()
             ));
         };
         ensure(greeted < ready && ready < sent && sent < shutdown, || {
-            format!("the order is not greeting, `ready`, echo, `shutdown`:\n{}", lines.join("\n"))
+            format!("the order is not greeting, `ready`, echo, `shutdown`:\n{}", shown())
         })?;
     }
     Ok(())

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 
+use harness::{Client, Ended, Output, difference};
 use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::guard::neighbours;
 use super::wire::payload;
-use crate::client::Client;
-use crate::server::{Ended, Launch, Output};
-use crate::verdict::{Unmet, difference, ensure, fails, not_asked};
+use crate::server::Launch;
+use crate::verdict::{Unmet, ensure, fails, not_asked};
 use crate::{RUNGS, Subject};
 
 /// Exactly the line of the contract, for each kind of address, with or without other flags.
@@ -36,7 +35,7 @@ pub(super) fn greeting(subject: &Subject) -> Result<(), Unmet> {
         })?;
         server.client()?.echo(b"hello")?;
         let ended = server.terminate()?;
-        ended.expect_status(0)?;
+        ended.expect_code(0)?;
         let expected = format!("{name}: listening on {bound}  (try: nc -u {} {})", bound.ip(), bound.port());
         let first = ended.stdout.lines().next().unwrap_or_default();
         ensure(first == expected, || format!("the first line is {first:?}, not {expected:?}"))?;
@@ -80,7 +79,7 @@ pub(super) fn ipv6(subject: &Subject) -> Result<(), Unmet> {
 
 /// Fails unless it ended with status 2, a line and the usage on stderr, and nothing on stdout.
 fn expect_usage(ended: &Ended) -> Result<String, Unmet> {
-    ended.expect_status(2)?;
+    ended.expect_code(2)?;
     let shown = format!("stdout {:?}, stderr {:?}\n  {}", ended.stdout, ended.stderr, ended.command);
     ensure(ended.stdout.is_empty(), || format!("wrong usage says something on stdout: {shown}"))?;
     let mut lines = ended.stderr.lines();
@@ -167,7 +166,7 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
     let name = subject.rung()?.name;
     for flag in ["--help", "-h"] {
         let ended = subject.launch_bare().without_address().args([flag]).run()?;
-        ended.expect_status(0)?;
+        ended.expect_code(0)?;
         ensure(ended.stderr.is_empty(), || format!("{flag} writes to stderr: {:?}", ended.stderr))?;
         let rest = [
             "-h, --help",
@@ -200,7 +199,7 @@ pub(super) fn help(subject: &Subject) -> Result<(), Unmet> {
     }
     for flag in ["--version", "-V"] {
         let ended = subject.launch_bare().without_address().args([flag]).run()?;
-        ended.expect_status(0)?;
+        ended.expect_code(0)?;
         let mut words = ended.stdout.split_whitespace();
         let (first, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let is_version = version.split('.').count() == 3;
@@ -223,7 +222,7 @@ fn described(help: &str, flag: &str) -> String {
 
 /// Fails unless it ended at once with status 1 and one line on stderr that names `named`.
 fn expect_start_failure(ended: &Ended, named: &str) -> Result<(), Unmet> {
-    ended.expect_status(1)?;
+    ended.expect_code(1)?;
     let shown = format!("stdout {:?}, stderr {:?}\n  {}", ended.stdout, ended.stderr, ended.command);
     ensure(ended.stdout.is_empty(), || format!("it greets and then fails: {shown}"))?;
     ensure(ended.stderr.trim_end().lines().count() == 1, || format!("stderr is not one line: {shown}"))?;
@@ -271,7 +270,7 @@ pub(super) fn low_port(subject: &Subject) -> Result<(), Unmet> {
     let launch = subject.launch().on(SocketAddr::from((Ipv4Addr::LOCALHOST, 7)));
     let ended = if geteuid().is_root() {
         // Root is nobody on the host's network from inside a user namespace.
-        if Command::new("unshare").arg("--version").output().is_err() {
+        if harness::Launch::new("unshare").args(["--version"]).run().is_err() {
             return not_asked(
                 "root, and unshare is not installed, which could give that up: package util-linux",
             );
@@ -335,7 +334,7 @@ pub(super) fn count(subject: &Subject) -> Result<(), Unmet> {
     ended.summary()?.expect(3, 3)?;
     ensure(ended.stderr.is_empty(), || format!("it complains about the end: {:?}", ended.stderr))?;
     // More are waiting than it may echo.
-    let server = subject.launch().args(["--count", "3"]).start()?;
+    let mut server = subject.launch().args(["--count", "3"]).start()?;
     let mut client = server.client()?;
     server.freeze()?;
     for number in 0..20_u8 {

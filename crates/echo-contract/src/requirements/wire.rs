@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use harness::Client;
+
 use crate::Subject;
-use crate::client::Client;
-use crate::verdict::{Unmet, ensure};
+use crate::verdict::{Context, Unmet, ensure};
 
 /// The largest payload over IPv4, in bytes.
 const LARGEST: usize = 65_507;
@@ -102,7 +103,7 @@ pub(super) fn truncation(subject: &Subject) -> Result<(), Unmet> {
             client.send(&payload(&mut random, size.min(LARGEST)))?;
             client
                 .echo(&payload(&mut random, limit))
-                .map_err(|unmet| unmet.context(&format!("after {size} bytes with --max-size {limit}")))?;
+                .context(format!("after {size} bytes with --max-size {limit}"))?;
         }
         client.echo(b"")?;
         client.expect_nothing()?;
