@@ -21,6 +21,7 @@
 pub mod demo;
 mod flags;
 mod guard;
+mod limits;
 mod output;
 mod signals;
 mod socket;
@@ -40,6 +41,7 @@ use trace_marks::mark;
 
 pub use flags::{Flags, parse_address, read_command_line, wrong_usage};
 pub use guard::{Refusal, refusal};
+pub use limits::{limit_hint, raise_descriptor_limit, refused_thread, start_threads};
 pub use output::{print_line, print_to_stderr};
 pub use signals::Signals;
 pub use socket::{is_loopback, kernel_drops, next_step, reachable, spare_descriptors};
