@@ -13,6 +13,9 @@ use std::time::Duration;
 /// lines holds at once.
 pub const LONGEST_LINE: usize = 1 << 20;
 
+/// What some editors put before the first line of a file in UTF-8. It is no part of a joke.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A jokes file and where its jokes stand in it.
 ///
 /// The file is opened once, so the index stays true when another file is given its name. Who writes into
@@ -48,7 +51,8 @@ impl Jokes {
     /// Opens the file at `path` and finds the first and last line of each joke.
     ///
     /// Jokes are separated by lines of dashes, or by lines of a single `%`; if a file has both, those of
-    /// which there are more separate, and the others are text. Spaces behind a separator do not count.
+    /// which there are more separate, and the others are text. Spaces behind a separator do not count, nor
+    /// does a byte order mark at the beginning of the file.
     /// What is empty or blank between two separators is no joke; a file without a separator is one joke.
     ///
     /// Each read of a joke later takes `slow_disk` longer than it takes; indexing does not.
@@ -248,6 +252,10 @@ fn index(mut reader: impl BufRead) -> Result<Vec<Entry>, Unfit> {
     let mut percents = Collector::default();
     let mut text = Vec::new();
     let (mut line, mut start) = (0, 0);
+    if reader.fill_buf().map_err(Unfit::Unreadable)?.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
+        start = BYTE_ORDER_MARK.len() as u64;
+    }
     loop {
         text.clear();
         // Two more than a line may have: its end, and one that shows that it is too long.
@@ -344,6 +352,9 @@ mod tests {
             ("a\n---\nb\n%\nc\n", vec![(1, 3), (5, 5)]),
             ("- a dash before\n--- not alone\n", vec![(1, 2)]),
             ("%%\n% a comment\n", vec![(1, 2)]),
+            ("\u{feff}---\none\n---\ntwo\n", vec![(2, 2), (4, 4)]),
+            ("\u{feff}%\none\n", vec![(2, 2)]),
+            ("\u{feff}", vec![]),
         ] {
             assert_eq!(spans(text.as_bytes()), expected, "{text:?}");
         }
