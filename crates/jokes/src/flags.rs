@@ -1,7 +1,9 @@
 //! The flags of every act, declared once.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
@@ -23,27 +25,27 @@ pub struct Flags {
     pub file: PathBuf,
 
     /// Worker threads of the runtime [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u16>(1, 1024))]
     pub threads: Option<u16>,
 
     /// Threads of the blocking pool, at most
-    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u16).range(1..=16384))]
+    #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = number::<u16>(1, 16_384))]
     pub blocking_threads: u16,
 
     /// How long an idle thread of the blocking pool is kept
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = duration)]
     pub keep_alive: Duration,
 
     /// Make each read of the jokes file take MS milliseconds longer, like a slow disk
-    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "0", allow_hyphen_values = true, value_parser = milliseconds)]
     pub slow_disk: Duration,
 
     /// How long a client may neither read nor close before its connection ends
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration, alias = "idle-timeout")]
+    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = positive_duration, alias = "idle-timeout")]
     pub idle_limit: Duration,
 
     /// Connections that the kernel completes while they wait to be accepted; net.core.somaxconn clamps it
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value = "4096", allow_negative_numbers = true, value_parser = number::<u16>(1, u16::MAX))]
     pub backlog: u16,
 
     /// Permit an ADDR that is not loopback
@@ -125,31 +127,42 @@ fn address_hint(text: &str) -> String {
     }
 }
 
-/// Reads a duration longer than nothing: `200ms`, `3s`, `1m`.
+/// Reads a whole number from `least` to `most`, as clap's `value_parser`. What is wrong gets a sentence with both.
+pub fn number<N>(least: N, most: N) -> impl Fn(&str) -> Result<N, String> + Clone
+where
+    N: Copy + Display + FromStr + PartialOrd,
+{
+    move |text| match text.parse() {
+        Ok(number) if least <= number && number <= most => Ok(number),
+        _ => Err(format!("write a whole number from {least} to {most}")),
+    }
+}
+
+/// Reads a duration longer than nothing, and a day at most: `200ms`, `3s`, `1m`.
 ///
 /// # Errors
 ///
 /// A sentence that says what to write instead.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("must be longer than nothing, for example 200ms".to_owned()),
-        duration => Ok(duration),
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0s and at most 1d, for example 200ms".to_owned()),
+        read => read,
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = humantime::parse_duration(text);
-    let duration = parsed.map_err(|_| "not a duration: write 200ms, 3s or 1m".to_owned())?;
     // Far beyond any use, and near enough that adding it to now cannot overflow.
-    if duration > Duration::from_secs(86_400) { Err("at most 1d".to_owned()) } else { Ok(duration) }
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= Duration::from_secs(86_400) => Ok(duration),
+        _ => Err("write a duration of at most 1d, for example 200ms, 3s or 1m".to_owned()),
+    }
 }
 
 /// A plain number of milliseconds, or a duration with its unit.
 fn milliseconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<u32>() {
-        Ok(ms) => duration(&format!("{ms}ms")),
-        Err(_) => duration(text).map_err(|_| "not a number of milliseconds: write 20, or 20ms".to_owned()),
-    }
+    let text = if text.bytes().all(|byte| byte.is_ascii_digit()) { &format!("{text}ms") } else { text };
+    duration(text)
+        .map_err(|_| "write a number of milliseconds of at most 86400000, for example 20".to_owned())
 }
 
 #[cfg(test)]
@@ -180,8 +193,15 @@ mod tests {
         assert_eq!(milliseconds("20"), Ok(Duration::from_millis(20)));
         assert_eq!(milliseconds("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
-        for wrong in ["", "soon", "-1s", "2d"] {
-            assert!(duration(wrong).is_err() && milliseconds(wrong).is_err(), "{wrong:?} is no duration");
+        for wrong in ["", "soon", "-1s", "2d", "18446744073709551615s", "99999999999999999999"] {
+            assert!(
+                duration(wrong).is_err_and(|said| said.contains("at most 1d")),
+                "{wrong:?} is no duration"
+            );
+            assert!(
+                milliseconds(wrong).is_err_and(|said| said.contains("86400000")),
+                "{wrong:?} is no duration"
+            );
         }
         assert!(positive_duration("0s").is_err());
     }

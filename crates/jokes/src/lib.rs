@@ -11,6 +11,7 @@
 //! | [`Listener::accept`] | the next connection and its joke; pauses when descriptors run out |
 //! | [`Joke::lines`] | the joke's lines, read from the file: each may block |
 //! | [`Connection`] | the connection, to be written to; a write that makes no progress for `--idle-limit` fails |
+//! | [`catch_refused_thread`] | makes an error of the panic with which tokio's pool answers when it gets no thread |
 //! | [`Connection::close`] | closes without losing what was sent, and counts |
 //!
 //! An act on another runtime takes [`Server::run_with`], and an [`Acceptor`] and [`Record`]s in place of the listener
@@ -22,9 +23,7 @@ mod jokes;
 mod server;
 mod summary;
 
-pub use flags::{BUNDLED, Flags, parse_address, positive_duration};
+pub use flags::{BUNDLED, Flags, number, parse_address, positive_duration};
 pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
-pub use server::{
-    Acceptor, Connection, GRACE_PERIOD, Listener, Record, Server, descriptor_hint, raise_descriptor_limit,
-};
+pub use server::{Acceptor, Connection, GRACE_PERIOD, Listener, Record, Server, catch_refused_thread};
 pub use summary::{Summary, by_kind};

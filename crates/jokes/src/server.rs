@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use echo_service::{Signals, is_loopback, print_line, print_to_stderr, reachable, spare_descriptors};
+use echo_service::{
+    Signals, is_loopback, limit_hint, print_line, print_to_stderr, raise_descriptor_limit, reachable,
+    refused_thread, spare_descriptors, start_threads,
+};
+use futures::FutureExt;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -44,7 +49,6 @@ pub struct Server {
     address: SocketAddr,
     socket: TcpListener,
     jokes: Jokes,
-    signals: Signals,
     descriptors_per_connection: u64,
     counters: Arc<Counters>,
 }
@@ -75,8 +79,11 @@ struct Counts {
 }
 
 impl Server {
-    /// Indexes the jokes of `flags.file`, listens on `flags.address`, takes the signals SIGINT and SIGTERM,
-    /// and raises the soft limit of open descriptors to the hard one.
+    /// Indexes the jokes of `flags.file`, listens on `flags.address`, and raises the soft limit of open
+    /// descriptors to the hard one.
+    ///
+    /// SIGINT and SIGTERM are taken when it runs: until then there is nothing to finish, and they end the program
+    /// at once, as they end any other.
     ///
     /// A failure prints one line on stderr and ends the program with status 1.
     pub fn open(flags: &Flags) -> Self {
@@ -92,11 +99,9 @@ impl Server {
         let (socket, address) = listen(flags.address, flags.backlog).map_err(|error| {
             format!("cannot listen on {}: {}", flags.address, next_step(&error, flags.address))
         })?;
-        let signals = Signals::take()
-            .map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}{}", descriptor_hint(&error)))?;
         if flags.marks {
             trace_marks::turn_on().map_err(|error| {
-                format!("cannot open /dev/null for --marks: {error}{}", descriptor_hint(&error))
+                format!("cannot open /dev/null for --marks: {error}{}", limit_hint(&error))
             })?;
         }
         if !is_loopback(address) {
@@ -118,7 +123,6 @@ impl Server {
             address,
             socket,
             jokes,
-            signals,
             descriptors_per_connection: 1,
             counters: Arc::new(counters),
         })
@@ -152,18 +156,23 @@ impl Server {
     where
         Act: Future<Output = ()> + Send + 'static,
     {
+        let permits = self.descriptors_per_connection;
+        let (supervisor, socket, acceptor) = match self.take_signals() {
+            Ok(parts) => parts,
+            Err(code) => return code,
+        };
+        let flags = &supervisor.flags;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        if let Some(threads) = self.flags.threads {
+        if let Some(threads) = flags.threads {
             builder.worker_threads(threads.into());
         }
         builder
-            .max_blocking_threads(self.flags.blocking_threads.into())
-            .thread_keep_alive(self.flags.keep_alive)
+            .max_blocking_threads(flags.blocking_threads.into())
+            .thread_keep_alive(flags.keep_alive)
             .enable_io()
             .enable_time();
-        let runtime = spare_descriptors().and_then(|()| builder.build());
-        let permits = self.descriptors_per_connection;
-        let (supervisor, socket, acceptor) = self.split();
+        let runtime = spare_descriptors().and_then(|()| start_threads(flags.program, || builder.build()));
+        silence_refused_threads();
         let begun = runtime.and_then(|runtime| {
             // The listener registers with the runtime whose context it is made in.
             let context = runtime.enter();
@@ -191,11 +200,14 @@ impl Server {
         self,
         act: impl FnOnce(TcpListener, Acceptor) -> io::Result<()> + Send + 'static,
     ) -> ExitCode {
-        let (supervisor, socket, acceptor) = self.split();
+        let (supervisor, socket, acceptor) = match self.take_signals() {
+            Ok(parts) => parts,
+            Err(code) => return code,
+        };
         let flags = supervisor.flags.clone();
         let thread = std::thread::Builder::new().name("runtime".to_owned()).spawn(move || {
             if let Err(error) = act(socket, acceptor) {
-                let hint = descriptor_hint(&error);
+                let hint = limit_hint(&error);
                 print_to_stderr(flags.program, format_args!("the runtime has failed: {error}{hint}"));
                 std::process::exit(1);
             }
@@ -207,8 +219,12 @@ impl Server {
         supervisor.finish(counts)
     }
 
-    fn split(self) -> (Supervisor, TcpListener, Acceptor) {
-        let Self { flags, address, socket, jokes, signals, counters, .. } = self;
+    /// Takes SIGINT and SIGTERM, and parts the server into what waits for them and what accepts.
+    fn take_signals(self) -> Result<(Supervisor, TcpListener, Acceptor), ExitCode> {
+        let signals = Signals::take().map_err(|error| {
+            self.fail(format_args!("cannot take SIGINT and SIGTERM: {error}{}", limit_hint(&error)))
+        })?;
+        let Self { flags, address, socket, jokes, counters, .. } = self;
         let acceptor = Acceptor {
             program: flags.program,
             address,
@@ -216,7 +232,7 @@ impl Server {
             pause: PAUSES.0,
             counters: Arc::clone(&counters),
         };
-        (Supervisor { flags, address, signals, counters, started: Instant::now() }, socket, acceptor)
+        Ok((Supervisor { flags, address, signals, counters, started: Instant::now() }, socket, acceptor))
     }
 }
 
@@ -231,7 +247,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn no_runtime(&self, error: &io::Error) -> ExitCode {
-        let hint = descriptor_hint(error);
+        let hint = limit_hint(error);
         print_to_stderr(self.flags.program, format_args!("cannot start the runtime: {error}{hint}"));
         ExitCode::FAILURE
     }
@@ -371,6 +387,27 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.counters.count_close(self.counted);
     }
+}
+
+/// Awaits `sending`. If a call in it needs a thread of tokio's pool and the system refuses one, tokio panics; here
+/// that becomes the error of this one connection.
+pub async fn catch_refused_thread(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    // What the panic leaves half done is the connection, and that is reset.
+    AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(|panic| match refused_thread(&*panic) {
+        Some(error) => Err(error),
+        None => resume_unwind(panic),
+    })
+}
+
+/// Lets panics over a refused thread pass without a word: [`catch_refused_thread`] makes errors of them, which are
+/// counted and logged.
+fn silence_refused_threads() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if refused_thread(info.payload()).is_none() {
+            report(info);
+        }
+    }));
 }
 
 /// A permit for each connection that may be open at once, if that is bounded by more than the limit of
@@ -541,10 +578,29 @@ impl Counters {
     fn joke_failed(&self, peer: SocketAddr, error: &io::Error) {
         let kind = kind_of(error);
         self.counts().in_progress -= 1;
-        // What a client does is its own affair; what the disk does, the one who runs the server should know.
-        let of_the_file =
-            matches!(kind.as_str(), "file_shrank" | "file_changed" | "OTHER" | "EIO" | "EMFILE" | "ENFILE");
-        self.failed(kind, of_the_file, format_args!("failed {peer}: {error}"));
+        // Clients go and networks fail: that is routine. Whatever else happens, the one who runs the server
+        // should know.
+        let routine = matches!(
+            kind.as_str(),
+            "idle"
+                | "ECONNABORTED"
+                | "ECONNRESET"
+                | "EHOSTUNREACH"
+                | "ENETDOWN"
+                | "ENETUNREACH"
+                | "ENOTCONN"
+                | "EPIPE"
+                | "ETIMEDOUT"
+        );
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                "; the jokes file is opened again for each connection: its mode must permit that, and /proc \
+                 must be mounted"
+                    .to_owned()
+            }
+            _ => limit_hint(error),
+        };
+        self.failed(kind, !routine, format_args!("failed {peer}: {error}{hint}"));
     }
 
     #[cold]
@@ -552,7 +608,7 @@ impl Counters {
         self.failed(
             kind_of(error),
             true,
-            format_args!("cannot accept a connection: {error}{}", descriptor_hint(error)),
+            format_args!("cannot accept a connection: {error}{}", limit_hint(error)),
         );
     }
 
@@ -641,38 +697,12 @@ fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this machine has that address: `ip address` lists those it has".to_owned()
         }
-        _ => match descriptor_hint(error) {
+        _ => match limit_hint(error) {
             hint if hint.is_empty() => {
                 format!("{error}: choose another address, for example 127.0.0.1:12345")
             }
             hint => format!("{error}{hint}"),
         },
-    }
-}
-
-/// What to do about it if `error` says that descriptors have run out; else nothing.
-pub fn descriptor_hint(error: &io::Error) -> String {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EMFILE) => {
-            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-            format!(
-                "; the limit is {limit} descriptors: raise it before the start, for example `ulimit -n 20000`"
-            )
-        }
-        Some(Errno::ENFILE) => {
-            "; the whole system has no descriptor left: raise the sysctl fs.file-max".to_owned()
-        }
-        _ => String::new(),
-    }
-}
-
-/// Raises the soft limit of open descriptors to the hard one: each connection takes a descriptor.
-pub fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // If it fails, the lower limit holds, and accepting pauses when it is met.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

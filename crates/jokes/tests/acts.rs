@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -89,6 +91,9 @@ fn files_of_both_kinds_and_none() {
         ("one\n%\ntwo\nlines\n%\n", vec!["one\n", "two\nlines\n"]),
         ("the only one, without an end", vec!["the only one, without an end\n"]),
         ("windows\r\n---\r\nlines\r\n", vec!["windows\n", "lines\n"]),
+        // As some editors save it.
+        ("\u{feff}---\none\n---\ntwo\n", vec!["one\n", "two\n"]),
+        ("\u{feff}one\n", vec!["one\n"]),
     ] {
         let file = Temporary::new(text.as_bytes());
         for act in ACTS {
@@ -198,6 +203,9 @@ fn a_file_that_is_replaced_changes_nothing() {
 
 // R09
 
+/// More than any number of 64 bits.
+const LARGEST: &str = "18446744073709551616";
+
 #[test]
 fn wrong_starts_end_at_once_with_a_sentence() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -220,6 +228,16 @@ fn wrong_starts_end_at_once_with_a_sentence() {
             (&["--idle-limit", "0s"], 2, "--idle-limit"),
             (&["--backlog", "0"], 2, "--backlog"),
             (&["--file"], 2, "--file"),
+            (&["--threads", "-1"], 2, "1024"),
+            (&["--threads", LARGEST], 2, "1024"),
+            (&["--blocking-threads", LARGEST], 2, "16384"),
+            (&["--backlog", LARGEST], 2, "65535"),
+            (&["--slow-disk", "-1"], 2, "86400000"),
+            (&["--slow-disk", LARGEST], 2, "86400000"),
+            (&["--keep-alive", "-1s"], 2, "1d"),
+            (&["--keep-alive", "18446744073709551615s"], 2, "1d"),
+            (&["--idle-limit", "-1s"], 2, "1d"),
+            (&["--idle-limit", "18446744073709551615s"], 2, "1d"),
         ] {
             let ended = act.fails(flags);
             assert_eq!(ended.code, Some(code), "{act:?} {flags:?}: {ended:?}");
@@ -300,6 +318,70 @@ fn out_of_descriptors_waits_without_spinning() {
         let errors = parse(&summary.expect("a summary"))["errors"].clone();
         assert_eq!(errors["EMFILE"].is_u64(), act.program != "jokes-7-async-fs", "{act:?}: {errors}");
     });
+}
+
+#[test]
+fn too_few_threads_to_start_is_a_sentence() {
+    every_act_at_once(|act| {
+        // tokio gets none of its threads, or some: then those that it got must not keep the program.
+        let limits = if act.program == "jokes-mini" { 1..=1 } else { 1..=3 };
+        for limit in limits {
+            let ended = act.fails_with_threads(limit, &["--threads", "4", "127.0.0.1:0"]);
+            assert_eq!(ended.code, Some(1), "{act:?} with {limit} threads: {ended:?}");
+            assert!(ended.stdout.is_empty(), "{act:?} with {limit} threads: {ended:?}");
+            assert_eq!(ended.stderr.lines().count(), 1, "{act:?} with {limit} threads: {ended:?}");
+            assert!(ended.stderr.contains("`ulimit -u"), "{act:?} with {limit} threads: {ended:?}");
+        }
+    });
+}
+
+#[test]
+fn a_pool_that_gets_no_thread_costs_the_connection_and_not_the_server() {
+    every_act_at_once(|act| {
+        let log = Temporary::new(b"");
+        fs::set_permissions(&log.0, fs::Permissions::from_mode(0o666)).expect("ours");
+        let server = act.start_as_another(&log, &["--threads", "2"]);
+        server.limit_threads(1);
+        let asked: Vec<_> = (0..3).map(|_| server.ask()).collect();
+        server.limit_threads(4096);
+        let joke = server.ask().unwrap_or_else(|error| panic!("{act:?} does not recover: {error}"));
+        assert!(bundled().contains(&joke), "{act:?}: {joke:?}");
+        let summary = server.stop();
+        let log = fs::read_to_string(&log.0).expect("a log");
+        if CACHED.contains(&act.program) || act.program == "jokes-1-head-first" {
+            assert!(asked.iter().all(Result::is_ok), "{act:?} has no pool: {asked:?}");
+            assert_eq!((&summary["errors"], &*log), (&json!({}), ""), "{act:?}");
+        } else {
+            assert!(asked.iter().all(Result::is_err), "{act:?}: half a joke: {asked:?}");
+            assert_eq!(summary["errors"], json!({"EAGAIN": 3}), "{act:?}");
+            assert_eq!(log.lines().count(), 1, "{act:?} logs it once: {log}");
+            assert!(log.contains("`ulimit -u"), "{act:?}: {log}");
+        }
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_again_is_counted_and_logged_once() {
+    for act in ACTS {
+        let (file, log) = (Temporary::new(b"a joke\n"), Temporary::new(b""));
+        for path in [&file.0, &log.0] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("ours");
+        }
+        let server = act.start_as_another(&log, &["--file", file.path()]);
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o000)).expect("ours");
+        let asked: Vec<_> = (0..3).map(|_| server.ask()).collect();
+        let summary = server.stop();
+        let log = fs::read_to_string(&log.0).expect("a log");
+        if act.program == "jokes-7-async-fs" {
+            assert!(asked.iter().all(Result::is_err), "{act:?}: {asked:?}");
+            assert_eq!(summary["errors"], json!({"EACCES": 3}), "{act:?}");
+            assert_eq!(log.lines().count(), 1, "{act:?} logs it once: {log}");
+            assert!(log.contains("opened again"), "{act:?}: {log}");
+        } else {
+            assert!(asked.iter().all(Result::is_ok), "{act:?} does not open it again: {asked:?}");
+            assert_eq!((&summary["errors"], &*log), (&json!({}), ""), "{act:?}");
+        }
+    }
 }
 
 #[test]
@@ -401,6 +483,27 @@ fn a_signal_under_load_ends_it_with_a_true_summary() {
             assert!(report["ok"].as_u64().expect("a count") + 3 <= jokes, "{act:?}: {report} {summary}");
             assert!(report["failed"]["cut_short"].is_null(), "{act:?}: {report}");
         }
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it_at_once() {
+    for act in ACTS.iter().filter(|act| CACHED.contains(&act.program)) {
+        // It reads its file before it greets, and this file takes a day.
+        let mut command = Command::new(act.path);
+        command.args(["--slow-disk", "1d", "127.0.0.1:0"]).stdout(Stdio::null());
+        let mut server = command.spawn().expect("it starts");
+        let descriptors = format!("/proc/{}/fd", server.id());
+        eventually("it has its socket", || {
+            fs::read_dir(&descriptors).expect("the server is alive").flatten().any(|descriptor| {
+                fs::read_link(descriptor.path())
+                    .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+            })
+        });
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.id() as i32), Signal::SIGINT)
+            .expect("it is still there");
+        let status = wait(&mut server, act.program);
+        assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{act:?}");
     }
 }
 

@@ -68,6 +68,16 @@ fn nobody_there_and_nobody_answering() {
 }
 
 #[test]
+fn one_thread_is_enough() {
+    let file = Temporary::new(b"one\n");
+    let address = server_that_sends(b"one\n").to_string();
+    let mut command = shell_of(another_user(), "exec prlimit --nproc=\"$0\" \"$@\"", "1");
+    command.args([CLIENT, "--connections", "3", "--file", file.path(), &address]);
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
 fn a_server_that_never_ends_is_left() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -86,7 +96,14 @@ fn wrong_usage_and_text() {
         command.args(flags);
         run(command)
     };
-    for flags in [&["--connections", "0"][..], &["localhost:1"], &["--timeout", "0s"], &["--nonsense"]] {
+    for flags in [
+        &["--connections", "0"][..],
+        &["localhost:1"],
+        &["--timeout", "0s"],
+        &["--timeout", "18446744073709551615s"],
+        &["--connections", "-1"],
+        &["--nonsense"],
+    ] {
         let ended = run(flags);
         assert_eq!(ended.code, Some(2), "{flags:?}: {ended:?}");
         assert!(ended.stderr.starts_with("jokes-client: ") && ended.stderr.contains("Usage:"), "{ended:?}");

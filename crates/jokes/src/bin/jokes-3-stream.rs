@@ -13,7 +13,7 @@ use std::io;
 use std::process::ExitCode;
 
 use futures::stream::{self, Stream, TryStreamExt};
-use jokes_acts::{Connection, Flags, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server, catch_refused_thread};
 use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_blocking;
 
@@ -28,7 +28,7 @@ async fn run(mut listener: Listener) {
     loop {
         let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let result = tell(&mut connection, joke).await;
+            let result = catch_refused_thread(tell(&mut connection, joke)).await;
             connection.close(result).await;
         });
     }

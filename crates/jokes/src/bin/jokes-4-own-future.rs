@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll, ready};
 
-use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server, catch_refused_thread};
 use tokio::io::AsyncWrite;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -34,7 +34,7 @@ async fn run(mut listener: Listener) {
     loop {
         let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let result = tell(&mut connection, joke).await;
+            let result = catch_refused_thread(tell(&mut connection, joke)).await;
             connection.close(result).await;
         });
     }
@@ -42,8 +42,8 @@ async fn run(mut listener: Listener) {
 
 // region: tell
 /// Joke into socket; done when the last byte is there.
-fn tell(connection: &mut Connection, joke: Joke) -> Pump<'_> {
-    Pump { connection, state: State::Reading(read_chunk(joke.lines())) }
+async fn tell(connection: &mut Connection, joke: Joke) -> io::Result<()> {
+    Pump { connection, state: State::Reading(read_chunk(joke.lines())) }.await
 }
 
 /// Pumps lines from the pool into the socket.

@@ -13,7 +13,7 @@ use std::io::{self, Lines};
 use std::process::ExitCode;
 
 use clap::Args;
-use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Reader, Server, catch_refused_thread};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
@@ -41,9 +41,9 @@ async fn run(mut listener: Listener, more: More) {
         let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
             let result = if more.unbounded {
-                tell_unbounded(&mut connection, joke).await
+                catch_refused_thread(tell_unbounded(&mut connection, joke)).await
             } else {
-                tell(&mut connection, joke).await
+                catch_refused_thread(tell(&mut connection, joke)).await
             };
             connection.close(result).await;
         });

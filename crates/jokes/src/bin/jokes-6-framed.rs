@@ -12,7 +12,7 @@ use std::io;
 use std::process::ExitCode;
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use jokes_acts::{Connection, Flags, Joke, Listener, Server};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server, catch_refused_thread};
 use tokio::task::spawn_blocking;
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
@@ -27,7 +27,7 @@ async fn run(mut listener: Listener) {
     loop {
         let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let result = tell(&mut connection, joke).await;
+            let result = catch_refused_thread(tell(&mut connection, joke)).await;
             connection.close(result).await;
         });
     }

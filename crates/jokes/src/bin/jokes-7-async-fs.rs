@@ -11,7 +11,7 @@
 use std::io::{self, SeekFrom};
 use std::process::ExitCode;
 
-use jokes_acts::{Connection, Flags, Joke, Listener, Server, file_shrank};
+use jokes_acts::{Connection, Flags, Joke, Listener, Server, catch_refused_thread, file_shrank};
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader};
 use tokio::task::spawn_blocking;
@@ -28,7 +28,7 @@ async fn run(mut listener: Listener) {
     loop {
         let (mut connection, joke) = listener.accept().await;
         tokio::spawn(async move {
-            let result = tell(&mut connection, joke).await;
+            let result = catch_refused_thread(tell(&mut connection, joke)).await;
             connection.close(result).await;
         });
     }

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use echo_service::{errno_name, print_line, print_to_stderr, read_command_line};
-use jokes_acts::{BUNDLED, Jokes, by_kind, descriptor_hint, parse_address, positive_duration};
+use echo_service::{
+    errno_name, limit_hint, print_line, print_to_stderr, raise_descriptor_limit, read_command_line,
+};
+use jokes_acts::{BUNDLED, Jokes, by_kind, number, parse_address, positive_duration};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -35,7 +37,7 @@ struct Flags {
     address: SocketAddr,
 
     /// Connections to open at once
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true, value_parser = number::<u32>(1, 1_000_000))]
     connections: u32,
 
     /// The server's jokes
@@ -43,7 +45,7 @@ struct Flags {
     file: PathBuf,
 
     /// How long one connection may take, from connecting to the end of its joke
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", allow_hyphen_values = true, value_parser = positive_duration)]
     timeout: Duration,
 
     /// Print the result as one JSON object
@@ -84,7 +86,7 @@ struct Expected {
 fn main() -> ExitCode {
     let (flags, _) =
         read_command_line(PROGRAM, Flags::command().name(PROGRAM).bin_name(PROGRAM), Flags::from_arg_matches);
-    jokes_acts::raise_descriptor_limit();
+    raise_descriptor_limit();
     let expected = match expected(&flags) {
         Ok(expected) => Arc::new(expected),
         Err(reason) => return fail(reason),
@@ -92,7 +94,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return fail(format_args!("cannot start the runtime: {error}{}", descriptor_hint(&error)));
+            return fail(format_args!("cannot start the runtime: {error}{}", limit_hint(&error)));
         }
     };
     let verbose = flags.verbose;
@@ -108,7 +110,7 @@ fn main() -> ExitCode {
     }
     if report.failed.contains_key("EMFILE") {
         let error = io::Error::from_raw_os_error(nix::libc::EMFILE);
-        print_to_stderr(PROGRAM, format_args!("{error}{}", descriptor_hint(&error)));
+        print_to_stderr(PROGRAM, format_args!("{error}{}", limit_hint(&error)));
     }
     if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

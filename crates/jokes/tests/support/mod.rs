@@ -67,6 +67,24 @@ impl Act {
         Server::start(self.program, command)
     }
 
+    /// Starts it as a user of its own, for whom limits hold (root is exempt from some), with its stderr in `log`.
+    pub fn start_as_another(&self, log: &Temporary, flags: &[&str]) -> Server {
+        let user = another_user();
+        let mut command = shell_of(user, "exec 2>\"$0\"; exec \"$@\"", log.path());
+        command.arg(self.path).args(self.flags).args(flags);
+        let mut server = Server::start(self.program, command);
+        server.user = user;
+        server
+    }
+
+    /// Runs it to its end, which is to come by itself, as a user of its own who may have `threads` threads.
+    pub fn fails_with_threads(&self, threads: u32, flags: &[&str]) -> Ended {
+        let script = "exec prlimit --nproc=\"$0\" \"$@\"";
+        let mut command = shell_of(another_user(), script, &threads.to_string());
+        command.arg(self.path).args(self.flags).args(flags);
+        run(command)
+    }
+
     /// Runs it to its end, which is to come by itself.
     pub fn fails(&self, flags: &[&str]) -> Ended {
         let mut command = Command::new(self.path);
@@ -75,11 +93,33 @@ impl Act {
     }
 }
 
+/// A user whom nobody else is. For tests that are not run by root there is none, and what runs as "another" is the
+/// user who runs them, whose own processes count against a limit, too.
+pub fn another_user() -> Option<u32> {
+    static USER: AtomicU32 = AtomicU32::new(0);
+    // A number that no system gives to a person or a service, and another one for each process of each test.
+    let number = 1_000_000_000 + std::process::id() * 100 + USER.fetch_add(1, Ordering::Relaxed);
+    nix::unistd::geteuid().is_root().then_some(number)
+}
+
+/// `sh -c SCRIPT ZERO` as `user`.
+pub fn shell_of(user: Option<u32>, script: &str, zero: &str) -> Command {
+    let mut command = Command::new(if user.is_some() { "setpriv" } else { "sh" });
+    if let Some(user) = user {
+        let user = user.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh"]);
+    }
+    command.args(["-c", script, zero]);
+    command
+}
+
 /// A running server. Killed when dropped.
 pub struct Server {
     pub program: &'static str,
     pub address: SocketAddr,
     pub greeting: String,
+    /// Whom it runs as, if not as the user who runs the tests.
+    user: Option<u32>,
     child: Child,
     stdout: mpsc::Receiver<String>,
 }
@@ -98,7 +138,7 @@ impl Server {
             .and_then(|rest| rest.split_once("  (try: nc "))
             .and_then(|(address, _)| address.parse().ok())
             .unwrap_or_else(|| panic!("{program} greets with {greeting:?}"));
-        Self { program, address, greeting, child, stdout }
+        Self { program, address, greeting, user: None, child, stdout }
     }
 
     pub fn pid(&self) -> u32 {
@@ -126,6 +166,14 @@ impl Server {
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_write_timeout(Some(DEADLINE))?;
         Ok(socket)
+    }
+
+    /// Lets the server's user have `threads` threads from now on, as far as the hard limit permits.
+    pub fn limit_threads(&self, threads: u32) {
+        let script = format!("exec prlimit --pid=\"$0\" --nproc={threads}:");
+        let command = shell_of(self.user, &script, &self.child.id().to_string());
+        let ended = run(command);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
     }
 
     /// Waits for the end that a signal has begun; the status and the last line of stdout.
@@ -216,7 +264,8 @@ pub fn parse(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{json:?} is no JSON: {error}"))
 }
 
-fn wait(child: &mut Child, program: &str) -> ExitStatus {
+/// Waits until a program ends, which it is to do by itself.
+pub fn wait(child: &mut Child, program: &str) -> ExitStatus {
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("it is our child") {
