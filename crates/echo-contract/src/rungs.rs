@@ -26,6 +26,8 @@ pub struct Rung {
     pub waits_itself: bool,
     /// The values of `--on-full` it supports. The others are wrong usage.
     pub policies: &'static [&'static str],
+    /// Whether it queues what it cannot send yet. A flip-flop holds one datagram, and receives no other meanwhile.
+    pub queues: bool,
     /// Whether a server on a wildcard address answers from the address that was asked (`IP_PKTINFO`).
     pub answers_from_asked_address: bool,
 }
@@ -47,6 +49,7 @@ const fn rung(
         wait_calls,
         waits_itself: true,
         policies: ALL_POLICIES,
+        queues: true,
         answers_from_asked_address: false,
     }
 }
@@ -54,9 +57,9 @@ const fn rung(
 /// Every echo server of the ladder, in ladder order. A binary `echo-*` of a layer that is not in here
 /// fails this crate's tests.
 pub const RUNGS: &[Rung] = &[
-    // It has no queue worth the name: a datagram is sent before the next is received.
     Rung {
         policies: &["backpressure"],
+        queues: false,
         ..rung("echo-blocking", "1-readiness", Trigger::Blocking, &["recvfrom", "recvmsg"])
     },
     rung("echo-select", "1-readiness", Trigger::Level, &["select", "pselect6"]),
@@ -67,6 +70,12 @@ pub const RUNGS: &[Rung] = &[
     rung("echo-mio-level", "2-mio", Trigger::Edge, EPOLL),
     rung("echo-mio-edge", "2-mio", Trigger::Edge, EPOLL),
     rung("echo-mini", "3-futures", Trigger::Edge, EPOLL),
+    Rung {
+        waits_itself: false,
+        policies: &["backpressure"],
+        queues: false,
+        ..rung("echo-tokio-await", "4-tokio", Trigger::Edge, EPOLL)
+    },
     Rung { waits_itself: false, ..rung("echo-tokio", "4-tokio", Trigger::Edge, EPOLL) },
     // What is in the channel is out of the sender's reach, so it cannot drop the oldest.
     Rung {

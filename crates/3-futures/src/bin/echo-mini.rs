@@ -5,7 +5,7 @@
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-mini    (or: strace target/debug/echo-mini --marks)
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 132 for a burst of 64
-//! Still wrong: one thread, no budget but the function's own, nobody else's libraries (next: echo-tokio).
+//! Still wrong: one thread, no budget but the function's own, nobody else's libraries (next: echo-tokio-await).
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;

@@ -460,7 +460,7 @@ pub(super) fn policies_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
         ensure(summary.received + summary.kernel_dropped == 1 + sent + probes, || {
             format!("{} were sent, not `received` + `kernel_dropped`: {summary:?}", 1 + sent + probes)
         })?;
-        if subject.rung()?.trigger != Trigger::Blocking {
+        if subject.rung()?.queues {
             ensure(summary.queue_peak == 64, || {
                 format!("the queue of 64 was never full on a link that blocks, or grew beyond: {summary:?}")
             })?;
@@ -479,10 +479,10 @@ pub(super) fn end_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
         let (server, mut client) = link.start(subject, &["--queue", "64"])?;
         block(&link, &server, &mut client)?;
         // A blocked send that is interrupted may go through when it is tried again. A queue of 64 may not.
-        let at_least = if subject.rung()?.trigger == Trigger::Blocking { 0 } else { 1 };
+        let at_least = u64::from(subject.rung()?.queues);
         end_while_blocked(subject, server, first, at_least)?;
     }
-    if subject.rung()?.trigger == Trigger::Blocking {
+    if !subject.rung()?.queues {
         return Ok(());
     }
     for (first, second) in SIGNALS {
