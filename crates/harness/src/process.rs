@@ -177,6 +177,11 @@ impl Process {
         self.recorder.as_ref().map_or(&[], |recorder| &recorder.events)
     }
 
+    /// Calls that have not returned yet, in the order in which they began.
+    pub fn open_calls(&self) -> Vec<Call> {
+        self.recorder.as_ref().map_or_else(Vec::new, Recorder::open_calls)
+    }
+
     /// The finished calls of the trace from that event on.
     pub fn calls_since(&self, start: usize) -> impl Iterator<Item = &Call> {
         calls(&self.events()[start..])

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use tempfile::NamedTempFile;
 
 use crate::error::{Context, Error, Result};
-use crate::strace::{Event, Parser};
+use crate::strace::{Call, Event, Parser};
 
 /// With these strace is no parent of the program, which stays a child of ours; it follows all threads and
 /// children, and says only what they do.
@@ -111,9 +111,14 @@ impl Recorder {
 
     /// All of it, those calls that never returned at its end.
     pub(crate) fn end(mut self) -> Vec<Event> {
-        let rest = String::from_utf8_lossy(&self.begun).into_owned();
-        self.events.extend(self.parser.end(&rest));
+        let open = self.open_calls();
+        self.events.extend(open.into_iter().map(Event::Call));
         self.events
+    }
+
+    /// Calls that have not returned yet, in the order in which they began.
+    pub(crate) fn open_calls(&self) -> Vec<Call> {
+        self.parser.open_calls(&String::from_utf8_lossy(&self.begun))
     }
 
     /// Whether that thread has ended.

@@ -247,29 +247,25 @@ impl Parser {
         Some(call)
     }
 
-    /// The end of the recording, with `rest` behind its last newline: the calls that have not returned, in the order
-    /// in which they began.
-    pub fn end(mut self, rest: &str) -> Vec<Event> {
+    /// Calls that have not returned, in the order in which they began. `rest` is what stands behind the last newline:
+    /// the beginning of one more, perhaps.
+    pub fn open_calls(&self, rest: &str) -> Vec<Call> {
         let (pid, micros, begun) = split_prefix(rest);
-        let mut last = None;
-        if is_beginning(begun) {
-            last = self.line(rest);
-            if last.is_none() {
-                self.unfinished.insert(pid, (Moment { line: self.lines, micros }, begun.to_string()));
-            }
-        }
-        let mut open: Vec<Call> = self
-            .unfinished
-            .into_iter()
-            .filter_map(|(pid, (begun, text))| {
+        let last = (pid, (Moment { line: self.lines + 1, micros }, begun.to_string()));
+        let last = is_beginning(begun).then_some(last);
+        let mut open: Vec<Call> = last
+            .iter()
+            .map(|(pid, begun)| (pid, begun))
+            .chain(&self.unfinished)
+            .filter_map(|(&pid, (begun, text))| {
                 let mut call = call(pid, &format!("{text}) = ?"))?;
-                call.begun = begun;
-                call.raw = text;
+                call.begun = *begun;
+                call.raw = text.clone();
                 Some(call)
             })
             .collect();
         open.sort_by_key(|call| call.begun.line);
-        last.into_iter().chain(open.into_iter().map(Event::Call)).collect()
+        open
     }
 
     /// How many lines made no sense so far: none of a recording that is whole.
@@ -278,22 +274,34 @@ impl Parser {
     }
 }
 
-/// Reads a whole recording: its events, and how many of its lines made no sense. Calls that had not returned when it
-/// ended stand at its end.
-pub fn read(recording: &[u8]) -> (Vec<Event>, usize) {
+/// A whole recording.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// In the order in which they ended.
+    pub events: Vec<Event>,
+    /// Calls that had not returned when it ended, in the order in which they began.
+    pub open: Vec<Call>,
+    /// How many of its lines made no sense.
+    pub senseless: usize,
+}
+
+/// Reads a whole recording, which may break off anywhere.
+pub fn read(recording: &[u8]) -> Recording {
     let mut parser = Parser::default();
-    let mut events = Vec::new();
-    let mut lines = recording.split(|&byte| byte == b'\n').peekable();
-    while let Some(line) = lines.next() {
-        let line = String::from_utf8_lossy(line);
-        if lines.peek().is_none() {
-            let senseless = parser.senseless();
-            events.extend(parser.end(&line));
-            return (events, senseless);
-        }
-        events.extend(parser.line(&line));
-    }
-    (events, 0)
+    let (whole, rest) = match recording.iter().rposition(|&byte| byte == b'\n') {
+        Some(end) => (&recording[..end], &recording[end + 1..]),
+        None => (&recording[..0], recording),
+    };
+    let lines = whole.split(|&byte| byte == b'\n');
+    let mut events: Vec<Event> =
+        lines.filter_map(|line| parser.line(&String::from_utf8_lossy(line))).collect();
+    let senseless = parser.senseless();
+    let rest = String::from_utf8_lossy(rest);
+    // Only the last newline may be missing.
+    let last = parser.line(&rest);
+    let rest = if last.is_some() { "" } else { &*rest };
+    events.extend(last);
+    Recording { events, open: parser.open_calls(rest), senseless }
 }
 
 /// Whether a call may begin so: `name(`.
@@ -585,31 +593,22 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_has_not_returned_stands_at_the_end() {
-        let (events, senseless) = super::read(
+    fn calls_that_have_not_returned_are_known_at_the_end() {
+        let recording = super::read(
             b"10 recvfrom(3, \"x\", 10, 0, NULL, NULL) = 1\n\
               11 futex(0x1, FUTEX_WAIT_PRIVATE, 0, NULL <unfinished ...>\n\
               12 epoll_wait(5,  <detached ...>\n\
               10 write(4, \"half a te",
         );
-        let open: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Call(call) if call.returned.is_none() => {
-                    Some((call.pid, call.name.as_str(), call.args.len()))
-                }
-                _ => None,
-            })
-            .collect();
+        let open: Vec<_> =
+            recording.open.iter().map(|call| (call.pid, call.name.as_str(), call.args.len())).collect();
         assert_eq!(open, [(11, "futex", 4), (12, "epoll_wait", 1)], "a string without an end is no argument");
-        assert_eq!((events.len(), senseless), (3, 0));
-        let (events, _) = super::read(b"10 epoll_wait(4, ");
-        assert!(
-            matches!(&events[..], [Event::Call(call)] if call.name == "epoll_wait" && call.args == ["4"])
-        );
-        // The last line is whole, and only its newline is missing.
-        let (events, _) = super::read(b"10 close(4) = 0");
-        assert!(matches!(&events[..], [Event::Call(call)] if call.value == Some(0)));
+        assert_eq!((recording.events.len(), recording.senseless), (1, 0));
+        let begun = super::read(b"10 epoll_wait(4, ");
+        assert!(matches!(&begun.open[..], [call] if call.name == "epoll_wait" && call.args == ["4"]));
+        let whole = super::read(b"10 close(4) = 0");
+        assert!(matches!(&whole.events[..], [Event::Call(call)] if call.value == Some(0)));
+        assert!(whole.open.is_empty(), "only the newline is missing");
     }
 
     #[test]
@@ -640,7 +639,7 @@ mod tests {
 
     #[test]
     fn lines_that_make_no_sense_are_counted() {
-        let (events, senseless) = super::read(
+        let Recording { events, senseless, .. } = super::read(
             b"nonsense\n7 poll([{fd=3}\n7 close(3) = 0\n7 <... resumed\n\n7 \xff\xfe(1) = 0\n7 syscall_0x1c2(0x3) = 0\n",
         );
         let names: Vec<_> = events

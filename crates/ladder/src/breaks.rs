@@ -22,7 +22,7 @@ use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::patch::Patch;
 use crate::server::{Launch, Target, require_strace};
 use crate::table::Table;
-use crate::{claims, counts, trace};
+use crate::{claims, counts, record};
 
 /// Options of `ladder break`.
 #[derive(clap::Args, Debug, Clone)]
@@ -202,7 +202,7 @@ fn look(checkout: &Checkout, broken: &Broken) -> Result<(String, bool)> {
             Ok((format!("$ cargo ladder compare {}\n{said}", program.name), !said.is_empty()))
         }
         Look::EmptyDatagram => {
-            let (shown, echoed) = trace::empty_datagram(checkout, checkout.profile, &target, &launch, SOON)?;
+            let (shown, echoed) = record::empty_datagram(checkout, checkout.profile, &target, &launch, SOON)?;
             Ok((shown, !echoed))
         }
         Look::Contract(requirement) => ask(broken, requirement),

@@ -21,8 +21,11 @@ mod many;
 mod names;
 mod patch;
 mod process;
+mod record;
 mod server;
+mod story;
 mod table;
+mod timeline;
 mod trace;
 
 use std::process::ExitCode;
@@ -49,6 +52,8 @@ enum Command {
     List(list::Options),
     /// The system calls of one program, poked by a fixed script of datagrams
     Trace(trace::Options),
+    /// The same as a picture: system calls, polls and wakes in their order
+    Timeline(timeline::Options),
     /// The contract, asked of one echo server: one of ours, or anybody's in any language
     Check(check::Options),
     /// System calls per datagram of all echo servers, side by side; fails when the documentation's claims do
@@ -101,6 +106,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Diff(options) => diff::run(&checkout, options)?,
         Command::List(options) => list::run(&checkout, options)?,
         Command::Trace(options) => trace::run(&checkout, options)?,
+        Command::Timeline(options) => timeline::run(&checkout, options)?,
         Command::Acts(options) => return acts::run(&checkout, options),
         Command::Break(options) => return breaks::run(&checkout, options),
         Command::Bench(options) => return bench::run(&checkout, options),

@@ -1,6 +1,7 @@
 //! Names for what differs from run to run in a trace: descriptors, ports, threads, pointers.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
@@ -94,6 +95,26 @@ pub fn is_set_up(call: &Call) -> bool {
     }
 }
 
+/// A call with names for all that varies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// Name of the call.
+    pub name: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What it returned: a number, a name for what it made, `-1 EAGAIN`, `?`.
+    pub value: String,
+    /// What is ready after a wait; empty otherwise.
+    pub outcome: String,
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({}) = {}", self.name, self.args.join(", "), self.value)?;
+        if self.outcome.is_empty() { Ok(()) } else { write!(f, " ({})", self.outcome) }
+    }
+}
+
 /// What a descriptor stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Descriptor {
@@ -143,6 +164,35 @@ impl Names {
             let name = if addresses.len() == 1 { "server".into() } else { format!("server-{}", index + 1) };
             self.port(address.port(), name);
         }
+    }
+
+    /// Names the ports of a recording of which nobody knows who is who: those that were bound, and the others, in
+    /// order of appearance.
+    pub fn strangers(&mut self, events: &[Event]) {
+        let (mut servers, mut peers) = (0, 0);
+        for event in events {
+            let Event::Call(call) = event else { continue };
+            for found in call.args.iter().flat_map(|arg| SOCKADDR.captures_iter(arg)) {
+                let Some(port) = found[1].parse().ok().filter(|&port| port != 0) else { continue };
+                if self.ports.contains_key(&port) {
+                    continue;
+                }
+                let (name, count) = match call.common_name() {
+                    "bind" => ("server", &mut servers),
+                    _ => ("peer", &mut peers),
+                };
+                *count += 1;
+                let name =
+                    if name == "server" && *count == 1 { name.into() } else { format!("{name}-{count}") };
+                self.port(port, name);
+            }
+        }
+    }
+
+    /// Forgets the threads that were seen so far. The first of a process has the lowest number.
+    pub fn restart_threads(&mut self, events: &[Event]) {
+        self.threads.clear();
+        self.threads.extend(events.iter().map(Event::pid).min());
     }
 
     /// Name of a thread in order of appearance.
@@ -285,8 +335,8 @@ impl Names {
         }
     }
 
-    /// The call as one line, without anything that differs from run to run or from machine to machine.
-    pub fn render(&mut self, call: &Call) -> String {
+    /// The call without anything that differs from run to run or from machine to machine.
+    pub fn render(&mut self, call: &Call) -> Rendered {
         let name = call.common_name().to_string();
         let mut args: Vec<String> = call.args.clone();
         match name.as_str() {
@@ -351,28 +401,23 @@ impl Names {
         let prints = name == "write" && args.first().is_some_and(|fd| fd == "stdout" || fd == "stderr");
         let args: Vec<String> =
             args.iter().map(|arg| if prints { self.printed(arg) } else { self.plain(arg) }).collect();
-        let mut line = format!("{name}({})", args.join(", "));
-        match (&call.errno, call.value) {
-            (Some(errno), _) => line.push_str(&format!(" = -1 {errno}")),
-            (None, Some(number)) if makes_descriptor(call) => {
-                line.push_str(&format!(" = {}", self.made_name(call, number)));
-            }
+        let value = match (&call.errno, call.value) {
+            (Some(errno), _) => format!("-1 {errno}"),
+            (None, Some(number)) if makes_descriptor(call) => self.made_name(call, number),
             (None, Some(number)) if name.starts_with("clone") => {
                 // The new thread may have been seen before the call that made it returned.
                 let known = self.threads.iter().position(|&pid| i64::from(pid) == number);
-                line.push_str(&format!(" = thread-{}", known.unwrap_or(self.threads.len())));
+                format!("thread-{}", known.unwrap_or(self.threads.len()))
             }
-            (None, Some(number)) => line.push_str(&format!(" = {number}")),
-            (None, None) => line.push_str(" = ?"),
-        }
+            (None, Some(number)) => number.to_string(),
+            (None, None) => "?".into(),
+        };
         let outcome = match name.as_str() {
+            _ if call.errno.is_some() || !call.waits() => String::new(),
             "pselect6" => self.sets(call.outcome.split(", left").next().unwrap_or_default()),
             _ => self.plain(&call.outcome),
         };
-        if call.errno.is_none() && !outcome.is_empty() && call.waits() {
-            line.push_str(&format!(" ({outcome})"));
-        }
-        line
+        Rendered { name, args, value, outcome }
     }
 
     /// What a call that makes descriptors returned, by name.
@@ -501,7 +546,7 @@ mod tests {
         let mut rendered = String::new();
         for event in &events {
             if let Event::Call(call) = event {
-                rendered = names.render(call);
+                rendered = names.render(call).to_string();
             }
             names.follow(event);
         }

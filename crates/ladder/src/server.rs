@@ -165,7 +165,7 @@ impl Server {
         };
         let mut server = Self::spawn(target.name(), &words, launch)?;
         match target {
-            Target::Own(_) if launch.alone => {}
+            _ if launch.alone => {}
             Target::Own(_) => server.await_greeting()?,
             Target::Foreign { .. } => {
                 server.addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -314,6 +314,13 @@ impl Server {
     /// The trace so far.
     pub fn events(&self) -> &[Event] {
         self.tracer.as_ref().map_or(&[], |tracer| &tracer.events)
+    }
+
+    /// Calls that have not returned yet, in the order in which they began.
+    pub fn open_calls(&self) -> Vec<Call> {
+        self.tracer
+            .as_ref()
+            .map_or_else(Vec::new, |tracer| tracer.parser.open_calls(&String::from_utf8_lossy(&tracer.bytes)))
     }
 
     /// The finished calls of the trace from that event on.

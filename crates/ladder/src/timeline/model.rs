@@ -1,0 +1,355 @@
+//! What a picture shows: items in the order in which causes stand above their effects, and the columns they stand in.
+
+use std::collections::HashMap;
+
+use harness::strace::{Call, Moment};
+
+use super::label::{self, Kind};
+use crate::names::Rendered;
+use crate::story::{Line, Sent, Story, What};
+
+/// One thing that happened, or several that are equal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// What it is.
+    pub event: Event,
+    /// The thread that did it; an index into [`Timeline::threads`].
+    pub thread: usize,
+    /// Index of its line in the story; of the first, if there are several.
+    pub line: usize,
+    /// How many neighbours it stands for.
+    pub count: usize,
+    /// Datagrams that wait in each socket afterwards, by index into [`Timeline::sockets`].
+    pub waiting: Vec<usize>,
+    /// When it stood there, if strace wrote the time: in microseconds.
+    pub micros: Option<u64>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The client did something.
+    Client(String),
+    /// A mark without a meaning of its own, a signal, or an end.
+    Mark(String),
+    /// A system call.
+    Call(CallBox),
+    /// A call that has not returned.
+    Open(CallBox),
+    /// A waker was called: of a task in a column.
+    Wake(usize),
+    /// A task was started.
+    Spawn(usize),
+    /// A poll begins.
+    Poll(usize),
+    /// It ends.
+    Polled(usize, End),
+    /// It begins and ends, and nothing happens in between.
+    Empty(usize, End),
+    /// The rows above, so many of them, so often once more.
+    Again {
+        /// How many rows.
+        rows: usize,
+        /// How often.
+        times: usize,
+        /// Tasks that are polled in them.
+        polls: Vec<usize>,
+    },
+    /// What does not fit.
+    Hidden(Vec<Item>),
+}
+
+/// How a poll ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The future is not ready.
+    Pending,
+    /// The future is over.
+    Ready,
+    /// The future was dropped unfinished; this need not be in a poll.
+    Dropped,
+}
+
+/// The box of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CallBox {
+    /// Its kind.
+    pub kind: Kind,
+    /// Whether it takes from a socket, whatever its kind.
+    pub receives: bool,
+    /// Name of the call.
+    pub name: String,
+    /// What it was called on: its first argument.
+    pub on: String,
+    /// A few words.
+    pub label: String,
+    /// What was sent or received, if anything.
+    pub payload: Option<String>,
+    /// One sentence.
+    pub says: String,
+}
+
+/// All that a picture shows, before anything is folded.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    /// Heading.
+    pub title: String,
+    /// Sockets whose receive buffers are counted.
+    pub sockets: Vec<String>,
+    /// Threads, in order of appearance.
+    pub threads: Vec<String>,
+    /// Tasks and futures, in order of appearance.
+    pub tasks: Vec<String>,
+    /// What happened, causes first.
+    pub items: Vec<Item>,
+}
+
+/// Columns of threads at most; the others share the last.
+const THREADS: usize = 3;
+
+/// Columns of tasks at most, beside so many sockets and threads; the marks of others stand among the calls.
+fn room_for_tasks(sockets: usize, threads: usize) -> usize {
+    (464_usize.saturating_sub(60 * sockets + 110 * threads.min(THREADS)) / 40).clamp(1, 6)
+}
+
+/// A place in the order: line of the recording, things that stand behind it, and where the story has it.
+type Place = (usize, usize, usize);
+
+impl Timeline {
+    /// Arranges a story.
+    pub fn of(story: &Story, title: &str) -> Self {
+        let order = causes_first(&story.lines);
+        let mut buffers = Buffers::of(&story.lines);
+        let mut threads: Vec<String> = Vec::new();
+        for line in story.lines.iter().filter(|line| !line.thread.is_empty()) {
+            if !threads.contains(&line.thread) && threads.len() <= THREADS {
+                threads.push(line.thread.clone());
+            }
+        }
+        if threads.len() > THREADS {
+            threads.truncate(THREADS - 1);
+            threads.push("other threads".into());
+        }
+        let mut tasks = tasks(&story.lines);
+        tasks.truncate(room_for_tasks(buffers.names.len(), threads.len()));
+        let mut items: Vec<Item> = Vec::new();
+        // Threads that were in a call when the client did something: each of them had slept in it.
+        let mut client_did = HashMap::new();
+        let mut in_poll = vec![0_usize; tasks.len()];
+        let mut clients = 0;
+        for (line, moment) in order {
+            let Line { thread, what } = &story.lines[line];
+            let slept = client_did.insert(thread.clone(), clients).is_some_and(|before| before < clients);
+            let mut event = match what {
+                What::Client(note) => {
+                    clients += 1;
+                    buffers.fill(&note.sent);
+                    // A burst is sent while the server is stopped, and comes to it all at once.
+                    let text =
+                        note.text.strip_prefix("stopped; ").and_then(|text| text.strip_suffix("; continued"));
+                    Event::Client(text.map_or(note.text.clone(), |text| format!("{text}, at once")))
+                }
+                What::Mark { text, .. } => match mark(text, &tasks) {
+                    // The future was not being polled when it was dropped.
+                    Event::Polled(task, End::Dropped) if in_poll[task] == 0 => {
+                        Event::Empty(task, End::Dropped)
+                    }
+                    event => event,
+                },
+                What::Call { call, rendered } => {
+                    buffers.drain(call, rendered);
+                    Event::Call(boxed(call, rendered, slept))
+                }
+                What::Open { call, rendered } => Event::Open(CallBox {
+                    label: label::open_label(call, rendered),
+                    kind: Kind::Sleep,
+                    says: "The recording ends, and this call has not returned.".into(),
+                    ..boxed(call, rendered, false)
+                }),
+                What::Other(text) | What::Raw(text) => Event::Mark(text.clone()),
+            };
+            match event {
+                Event::Poll(task) => in_poll[task] += 1,
+                Event::Polled(task, _) => in_poll[task] = in_poll[task].saturating_sub(1),
+                _ => {}
+            }
+            let column = match what {
+                What::Client(_) => 0,
+                _ => threads.iter().position(|known| known == thread).unwrap_or(THREADS - 1),
+            };
+            let shared = threads.get(column).is_some_and(|known| known != thread);
+            if let Event::Call(shown) | Event::Open(shown) = &mut event
+                && shared
+            {
+                shown.label = format!("{thread}: {}", shown.label);
+            }
+            let item = Item {
+                event,
+                thread: column,
+                line,
+                count: 1,
+                waiting: buffers.waiting.clone(),
+                micros: moment.and_then(|moment| moment.micros),
+            };
+            match items.last_mut() {
+                // A poll in which nothing happens.
+                Some(last) if is_end_of(&item.event, &last.event) => {
+                    let Event::Polled(task, end) = item.event else { continue };
+                    last.event = Event::Empty(task, end);
+                }
+                _ => items.push(item),
+            }
+        }
+        if !buffers.seen_to_drain {
+            buffers.names.clear();
+            items.iter_mut().for_each(|item| item.waiting.clear());
+        }
+        Timeline { title: title.to_string(), sockets: buffers.names, threads, tasks, items }
+    }
+}
+
+fn is_end_of(end: &Event, begin: &Event) -> bool {
+    matches!((begin, end), (Event::Poll(begun), Event::Polled(ended, _)) if begun == ended)
+}
+
+fn boxed(call: &Call, rendered: &Rendered, slept: bool) -> CallBox {
+    let kind = label::kind(call, rendered, slept);
+    let words = match call.returned.is_none() && call.value.is_none() && call.errno.is_none() {
+        true => format!("{}, and never returns", rendered.name),
+        false => label::label(call, rendered),
+    };
+    CallBox {
+        kind,
+        receives: label::receives(call, rendered) && call.errno.is_none(),
+        name: rendered.name.clone(),
+        on: rendered.args.first().cloned().unwrap_or_default(),
+        label: words,
+        payload: label::payload(&rendered.args),
+        says: label::explain(kind, call, rendered),
+    }
+}
+
+/// The lines of a story so that no effect stands above its cause: waits and receives where they returned, sends and
+/// wakes where they began. With each its moment.
+fn causes_first(lines: &[Line]) -> Vec<(usize, Option<Moment>)> {
+    let mut last = 0;
+    let mut order: Vec<(Place, Option<Moment>)> = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        let (place, moment) = match &line.what {
+            What::Call { call, .. } | What::Mark { call, .. } => {
+                last = call.returned.map_or(last, |returned| last.max(returned.line));
+                match call.returned {
+                    Some(returned) if !label::stands_at_its_beginning(call) => {
+                        (returned.line, Some(returned))
+                    }
+                    Some(_) => (call.begun.line, Some(call.begun)),
+                    None => (last, Some(call.begun)),
+                }
+            }
+            What::Open { call, .. } => (usize::MAX, Some(call.begun)),
+            What::Client(_) | What::Other(_) | What::Raw(_) => (last, None),
+        };
+        let behind = usize::from(moment.is_none());
+        order.push(((place, behind, index), moment));
+    }
+    order.sort_by_key(|(place, _)| *place);
+    order.into_iter().map(|((_, _, index), moment)| (index, moment)).collect()
+}
+
+/// Names of the tasks that have a column: those of which a poll is seen, and an end.
+fn tasks(lines: &[Line]) -> Vec<String> {
+    let mut polled: Vec<&str> = Vec::new();
+    let mut ended = std::collections::HashSet::new();
+    let mut known = std::collections::HashSet::new();
+    for line in lines {
+        let What::Mark { text, .. } = &line.what else { continue };
+        match text.split_once(' ') {
+            Some(("poll", name)) if known.insert(name) => polled.push(name),
+            Some(("pending" | "ready" | "drop", name)) => drop(ended.insert(name)),
+            _ => {}
+        }
+    }
+    polled.retain(|name| ended.contains(name));
+    polled.into_iter().map(str::to_string).collect()
+}
+
+fn mark(text: &str, tasks: &[String]) -> Event {
+    let named = text.split_once(' ').and_then(|(what, name)| {
+        let task = tasks.iter().position(|task| task == name)?;
+        match what {
+            "poll" => Some(Event::Poll(task)),
+            "pending" => Some(Event::Polled(task, End::Pending)),
+            "ready" => Some(Event::Polled(task, End::Ready)),
+            "drop" => Some(Event::Polled(task, End::Dropped)),
+            "wake" => Some(Event::Wake(task)),
+            "spawn" => Some(Event::Spawn(task)),
+            _ => None,
+        }
+    });
+    named.unwrap_or_else(|| Event::Mark(format!("* {text}")))
+}
+
+/// What waits in the receive buffers of the sockets that the client sends to.
+#[derive(Default)]
+struct Buffers {
+    names: Vec<String>,
+    /// Datagrams in each.
+    waiting: Vec<usize>,
+    /// Which of them a client sends to, by client.
+    of_client: HashMap<String, usize>,
+    /// Whether any receive could be laid to one: those of a ring, for one, cannot be seen.
+    seen_to_drain: bool,
+}
+
+impl Buffers {
+    fn of(lines: &[Line]) -> Self {
+        let mut buffers = Buffers::default();
+        let mut sockets = Vec::new();
+        for line in lines {
+            let What::Client(note) = &line.what else { continue };
+            for sent in &note.sent {
+                let index = sockets.iter().position(|&known| known == sent.socket).unwrap_or_else(|| {
+                    sockets.push(sent.socket);
+                    sockets.len() - 1
+                });
+                buffers.of_client.insert(format!("client-{}", sent.client), index);
+            }
+        }
+        buffers.names = match sockets.len() {
+            1 => vec!["socket".into()],
+            _ => sockets.iter().map(|socket| format!("socket-{}", socket + 1)).collect(),
+        };
+        buffers.waiting = vec![0; buffers.names.len()];
+        buffers
+    }
+
+    fn fill(&mut self, sent: &[Sent]) {
+        for sent in sent {
+            if let Some(&index) = self.of_client.get(&format!("client-{}", sent.client)) {
+                self.waiting[index] += sent.datagrams;
+            }
+        }
+    }
+
+    /// Takes out what a receive brought: a datagram for each client that it names.
+    fn drain(&mut self, call: &Call, rendered: &Rendered) {
+        if !call.receives() || call.errno.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let mut named = 0;
+        for arg in rendered.args.iter().filter(|arg| !arg.starts_with('"')) {
+            for word in arg.split(|c: char| !(c.is_alphanumeric() || c == '-')) {
+                if let Some(&index) = self.of_client.get(word) {
+                    self.waiting[index] = self.waiting[index].saturating_sub(1);
+                    named += 1;
+                }
+            }
+        }
+        // A receive that asks for no address can only be from the one socket.
+        if named == 0 && self.waiting.len() == 1 && call.name != "recvmmsg" && self.waiting[0] > 0 {
+            self.waiting[0] -= 1;
+            named = 1;
+        }
+        self.seen_to_drain |= named > 0;
+    }
+}
