@@ -377,11 +377,8 @@ fn report(checkout: &Checkout, options: &Options, rows: Vec<Row>) -> Result<Exit
         ),
         format!("Round trip of one datagram, client and server on one core, {} a round", options.pings),
     ];
-    let text = match options.markdown {
-        true => format!("**{}**\n\n{}\n**{}**\n\n{}", titles[0], cost.markdown(), titles[1], trip.markdown()),
-        false => format!("{}\n\n{}\n{}\n\n{}", titles[0], cost.text(), titles[1], trip.text()),
-    };
-    print(&text);
+    let [cost, trip] = [cost.titled(&titles[0], options.markdown), trip.titled(&titles[1], options.markdown)];
+    print(&format!("{cost}\n{trip}"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,12 +2,14 @@
 
 mod tool;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -62,6 +64,54 @@ fn list_as_json_says_what_a_rung_waits_in_and_what_is_new() {
 fn list_as_markdown_is_a_table() {
     let said = ladder(&["list", "--markdown"]);
     assert!(said.out.starts_with("| rung | program |"), "{}", said.out);
+}
+
+/// What the tool prints to a terminal of so many columns.
+fn on_a_terminal(args: &[&str], columns: u16) -> String {
+    let size = Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let OpenptyResult { master, slave } = openpty(Some(&size), None).expect("a terminal");
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_ladder"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(slave)
+        .spawn()
+        .expect("the tool starts");
+    // The terminal is read while the tool writes; that it was closed is an error of the read.
+    let reader = thread::spawn(move || {
+        let (mut master, mut bytes, mut chunk) = (File::from(master), Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = master.read(&mut chunk) {
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        String::from_utf8(bytes).expect("UTF-8").replace("\r\n", "\n")
+    });
+    let status = tool.wait().expect("the tool ends");
+    assert!(status.success(), "{args:?}: {status}");
+    reader.join().expect("the reader of the terminal")
+}
+
+#[test]
+fn tables_fit_the_terminal() {
+    let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    for args in [&["list"][..], &["list", "--echo"], &["break"]] {
+        let said = ladder(args);
+        assert!(widest(&said.out) <= 80, "{args:?} without a terminal: {}", said.out);
+        for columns in [70, 80, 120] {
+            let text = on_a_terminal(args, columns);
+            assert!(widest(&text) <= columns.into(), "{args:?} on {columns} columns:\n{text}");
+        }
+        let wide = on_a_terminal(args, 500);
+        let narrow = on_a_terminal(args, 70);
+        assert!(wide.lines().count() < narrow.lines().count(), "{args:?}: {wide}\n{narrow}");
+        // The same words in another place.
+        let words = |text: &str| {
+            let mut words: Vec<String> = text.split_whitespace().map(str::to_string).collect();
+            words.sort();
+            words
+        };
+        assert_eq!(words(&wide), words(&narrow), "{args:?}");
+    }
+    let wide = on_a_terminal(&["list", "--echo"], 500);
+    assert!(wide.lines().all(|line| !line.starts_with(' ')), "a row is a line:\n{wide}");
 }
 
 #[test]
