@@ -82,7 +82,7 @@ fn limits_are_sentences() {
     refused(&["--burst", "65", "--sockets", "64"], 2, "--burst");
     refused(&["--stay-ready", "65", "--sockets", "64"], 2, "--stay-ready");
     refused(&["--wait", "hope"], 2, "hope");
-    refused(&["--sockets", "0"], 2, "at least 1");
+    refused(&["--sockets", "0"], 2, "from 1 to");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use echo_service::demo::{self, Demo};
-use echo_service::{LAST_CALL, Signals};
+use echo_service::{LAST_CALL, Signals, parse_count, parse_duration};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -44,12 +44,12 @@ struct Flags {
     #[arg(long)]
     spin: bool,
 
-    /// How long a connection computes without a pause: 20ms, 1s; it does so four times
-    #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = demo::parse_duration)]
+    /// How long a connection computes without a pause: 20ms, 1s, at most 1day; it does so four times
+    #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = parse_duration)]
     slice: Duration,
 
-    /// Poke itself: N connections to each listener, then end
-    #[arg(long, value_name = "N", value_parser = demo::parse_count)]
+    /// Poke itself: N connections to each listener, 1 to 1000000, then end
+    #[arg(long, value_name = "N", value_parser = parse_count::<1_000_000>)]
     poke: Option<usize>,
 }
 
@@ -162,11 +162,7 @@ impl Listeners {
 
     /// A runtime with two workers, whatever the machine has. A failure ends the program with status 1.
     pub fn runtime(&self) -> Runtime {
-        Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap_or_else(|error| self.shared.demo.fail(format_args!("cannot start the runtime: {error}")))
+        self.shared.demo.start_runtime(|| Builder::new_multi_thread().worker_threads(2).enable_all().build())
     }
 
     /// One future for each listener. It serves until the program is to end, and returns what it has counted.
@@ -188,29 +184,29 @@ impl Listeners {
     /// They are no tasks, because a listener that blocks may take away the thread that would run those.
     fn begin(&self) {
         let shared = &self.shared;
+        if let Some(signals) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let shared = Arc::clone(shared);
+            self.shared.demo.spawn(move || {
+                // Should the pipe fail, the program ends, too.
+                let _ = signals.wait();
+                shared.stop();
+            });
+        }
+        if let Some(count) = self.poke {
+            let shared = Arc::clone(shared);
+            self.shared.demo.spawn(move || {
+                if let Err(error) = shared.poke(count) {
+                    shared.demo.fail_of("cannot poke", &error);
+                }
+                shared.stop();
+            });
+        }
         let [first, second] = shared.addresses[..] else { unreachable!("clap wants two") };
         shared.demo.greet(format_args!(
             "listening on {first} and {second}  (try: nc {} {}, and the other)",
             first.ip(),
             first.port()
         ));
-        if let Some(signals) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let shared = Arc::clone(shared);
-            thread::spawn(move || {
-                // One byte comes with the signal. Should the pipe fail, the program ends, too.
-                let _ = signalled(&signals);
-                shared.stop();
-            });
-        }
-        if let Some(count) = self.poke {
-            let shared = Arc::clone(shared);
-            thread::spawn(move || {
-                if let Err(error) = shared.poke(count) {
-                    shared.demo.fail(format_args!("cannot poke: {error}"));
-                }
-                shared.stop();
-            });
-        }
     }
 
     /// Takes what listener `index` has returned. An error ends the program with status 1.
@@ -219,7 +215,7 @@ impl Listeners {
             Ok(tally) => {
                 self.shared.returned.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(tally)
             }
-            Err(error) => self.shared.demo.fail(format_args!("listener {index} stopped serving: {error}")),
+            Err(error) => self.shared.demo.fail_of(format_args!("listener {index} stopped serving"), &error),
         }
     }
 
@@ -227,12 +223,6 @@ impl Listeners {
     pub fn finish(&self) {
         self.shared.finish();
     }
-}
-
-/// Waits for the byte that a signal leaves.
-fn signalled(signals: &Signals) -> io::Result<()> {
-    let mut pipe = io::PipeReader::from(signals.readable().try_clone_to_owned()?);
-    pipe.read_exact(&mut [0])
 }
 
 impl Shared {

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::thread;
 
-use echo_service::demo::{self, Demo};
-use echo_service::{Signals, refusal};
+use echo_service::demo::Demo;
+use echo_service::{Signals, explain, parse_count, refusal};
 use serde::Serialize;
 use tokio::net::UdpSocket;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{unconstrained, yield_now};
 
@@ -26,16 +26,16 @@ const BUDGET: usize = 32;
 
 #[derive(clap::Args)]
 struct Flags {
-    /// How many sockets to open
-    #[arg(long, value_name = "N", default_value = "10", value_parser = demo::parse_count)]
+    /// How many sockets to open, 1 to 65535
+    #[arg(long, value_name = "N", default_value = "10", value_parser = parse_count::<65_535>)]
     sockets: usize,
 
-    /// Port of the first socket, the others follow; 0 lets the kernel choose it
+    /// Port of the first socket, at most 65535, the others follow; 0 lets the kernel choose it
     #[arg(long, value_name = "PORT", default_value = "2000")]
     base_port: u16,
 
-    /// Poke itself: N datagrams to the sockets in turn, each after the echo of the last; then end
-    #[arg(long, value_name = "N", value_parser = demo::parse_count)]
+    /// Poke itself: N datagrams, 1 to 1000000, to the sockets in turn, each after the echo of the last; then end
+    #[arg(long, value_name = "N", value_parser = parse_count::<1_000_000>)]
     poke: Option<usize>,
 }
 
@@ -94,12 +94,17 @@ impl ManySockets {
         }
         let sockets = bind(&demo, count, base_port);
         let addresses = sockets.iter().map(|socket| socket.local_addr()).collect::<io::Result<_>>();
-        let addresses = addresses
-            .unwrap_or_else(|error| demo.fail(format_args!("a socket has lost its address: {error}")));
+        let addresses =
+            addresses.unwrap_or_else(|error| demo.fail_of("a socket has lost its address", &error));
         let _signals = demo.signals();
         let polls = (0..count).map(|_| AtomicU64::new(0)).collect();
         let state = Arc::new(State { demo, datagrams: AtomicU64::new(0), polls });
         Self { sockets: Mutex::new(sockets), addresses, poke, state, _signals }
+    }
+
+    /// A runtime for one thread. A failure ends the program with status 1.
+    pub fn runtime(&self) -> Runtime {
+        self.state.demo.start_runtime(|| Builder::new_current_thread().enable_all().build())
     }
 
     /// One future for each socket, in their order: it echoes, and never completes. A second call finds no
@@ -129,6 +134,15 @@ impl ManySockets {
     /// When tokio cannot take the signals, or a poke fails.
     pub async fn ended(&self) -> io::Result<()> {
         let signals = take_signals()?;
+        let poked = self.poke.map(|count| {
+            let (done, poked) = oneshot::channel();
+            let addresses = self.addresses.clone();
+            self.state.demo.spawn(move || {
+                // Nobody listens any more after a signal.
+                let _ = done.send(poke(&addresses, count));
+            });
+            poked
+        });
         let first = self.addresses[0];
         let range = match &self.addresses[1..] {
             [] => first.to_string(),
@@ -139,15 +153,6 @@ impl ManySockets {
             first.ip(),
             first.port()
         ));
-        let poked = self.poke.map(|count| {
-            let (done, poked) = oneshot::channel();
-            let addresses = self.addresses.clone();
-            thread::spawn(move || {
-                // Nobody listens any more after a signal.
-                let _ = done.send(poke(&addresses, count));
-            });
-            poked
-        });
         let poked = async {
             match poked {
                 Some(poked) => {
@@ -162,9 +167,12 @@ impl ManySockets {
         }
     }
 
-    /// Prints the summary, and one line on stderr if `outcome` is an error.
+    /// Prints the summary or, if `outcome` is an error, one line on stderr that ends the program with status 1.
     pub fn finish(&self, outcome: io::Result<()>) -> ExitCode {
         let State { demo, datagrams, polls } = &*self.state;
+        if let Err(error) = outcome {
+            demo.fail_of("cannot serve", &error);
+        }
         mark("shutdown");
         demo.finish(&Summary {
             program: demo.program(),
@@ -172,10 +180,7 @@ impl ManySockets {
             datagrams: datagrams.load(Ordering::Relaxed),
             polls: polls.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
         });
-        match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => demo.fail(format_args!("stopped serving: {error}")),
-        }
+        ExitCode::SUCCESS
     }
 }
 
@@ -200,7 +205,8 @@ fn bind(demo: &Demo, count: usize, base: u16) -> Vec<net::UdpSocket> {
             Ok(sockets) => return sockets,
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             Err(error) => demo.fail(format_args!(
-                "cannot open {count} sockets: {error}; ask for fewer with --sockets, or see `ulimit -n`"
+                "cannot open {count} sockets: {}, or ask for fewer with --sockets",
+                explain(&error)
             )),
         }
     }

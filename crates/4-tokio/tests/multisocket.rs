@@ -170,7 +170,7 @@ fn what_it_cannot_do_is_one_clear_line() {
     for program in ALL {
         Running::start(program, &["--base-port", &port, "--sockets", "1"]).end().refused(1, &port);
         Running::start(program, &["--base-port", "65530"]).end().refused(2, "65535");
-        Running::start(program, &["--sockets", "0"]).end().refused(2, "at least 1");
+        Running::start(program, &["--sockets", "0"]).end().refused(2, "from 1 to");
         Running::start(program, &["--base-port", "70000"]).end().refused(2, "70000");
     }
 }

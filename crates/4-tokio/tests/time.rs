@@ -139,7 +139,7 @@ fn what_it_cannot_do_is_one_clear_line() {
     Running::start(STEALING, &["--workers", "1"]).end().refused(2, "--workers");
     Running::start(STEALING, &["--unit", "1"]).end().refused(2, "200ms");
     Running::start(TIME, &["nap"]).end().refused(2, "nap");
-    Running::start(TIME, &["--sleepers", "0"]).end().refused(2, "at least 1");
+    Running::start(TIME, &["--sleepers", "0"]).end().refused(2, "from 1 to");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn it_counts_as_strace_does() {
 
 #[test]
 fn what_cannot_be_done_is_refused() {
-    Running::start(WAKE, &["--wakes", "0"]).end().refused(2, "at least 1");
+    Running::start(WAKE, &["--wakes", "0"]).end().refused(2, "from 1 to");
     Running::start(WAKE, &["multi"]).end().refused(2, "multi");
 }
 

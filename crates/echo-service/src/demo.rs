@@ -6,13 +6,16 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use clap::{Args, Command, FromArgMatches};
 use serde::Serialize;
 use trace_marks::mark;
 
+use crate::limits::{explain, start_runtime};
 use crate::output::{print_line, print_to_stderr};
 use crate::{Signals, flags, socket, turn_on_marks};
 
@@ -67,8 +70,7 @@ impl Demo {
 
     /// Takes SIGINT and SIGTERM; a second one ends the program at once. A failure ends it with status 1.
     pub fn signals(&self) -> Signals {
-        Signals::take()
-            .unwrap_or_else(|error| self.fail(format_args!("cannot take SIGINT and SIGTERM: {error}")))
+        Signals::take().unwrap_or_else(|error| self.fail_of("cannot take SIGINT and SIGTERM", &error))
     }
 
     /// Binds a UDP socket, in blocking mode; returns it and the address that the kernel gave it. A failure
@@ -128,6 +130,25 @@ impl Demo {
         }
     }
 
+    /// Starts a thread. A failure ends the program with status 1.
+    pub fn spawn<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        thread::Builder::new()
+            .spawn(run)
+            .unwrap_or_else(|error| self.fail_of("cannot start a thread", &error))
+    }
+
+    /// The runtime, or what it returns, that `start` makes ([`start_runtime`]). A failure ends the program with
+    /// status 1.
+    pub fn start_runtime<R>(&self, start: impl FnOnce() -> io::Result<R>) -> R {
+        start_runtime(self.program, start)
+            .unwrap_or_else(|error| self.fail_of("cannot start the runtime", &error))
+    }
+
+    /// Prints one line on stderr, `what` could not be done and why, and ends the program with status 1.
+    pub fn fail_of(&self, what: impl Display, error: &io::Error) -> ! {
+        self.fail(format_args!("{what}: {}", explain(error)))
+    }
+
     /// Prints one line on stderr and ends the program with status 1.
     pub fn fail(&self, reason: impl Display) -> ! {
         print_to_stderr(self.program, reason);
@@ -137,19 +158,6 @@ impl Demo {
     /// Prints one line and the usage on stderr and ends the program with status 2.
     pub fn wrong_usage(&self, reason: impl Display) -> ! {
         flags::wrong_usage(self.program, &reason.to_string(), self.usage.clone())
-    }
-}
-
-/// Reads a duration such as `200ms`, `3s` or `1m`, longer than nothing. For clap's `value_parser`.
-///
-/// # Errors
-///
-/// A sentence that shows how durations are written.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write a number and a unit, for example 200ms, 3s or 1m")),
     }
 }
 
@@ -175,27 +183,9 @@ pub fn is_asleep(thread: i32) -> bool {
     stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
 }
 
-/// Reads a whole number of at least 1. For clap's `value_parser`.
-///
-/// # Errors
-///
-/// A sentence that says what is wrong.
-pub fn parse_count(text: &str) -> Result<usize, String> {
-    flags::parse_count(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_units_and_are_longer_than_nothing() {
-        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(parse_duration("1m"), Ok(Duration::from_secs(60)));
-        for wrong in ["0s", "3", "soon", ""] {
-            assert!(parse_duration(wrong).is_err(), "{wrong:?} is no duration");
-        }
-    }
 
     #[test]
     fn only_loopback_is_for_demos() {

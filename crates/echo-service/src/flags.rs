@@ -1,15 +1,23 @@
 //! The flags of every echo server, declared once.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use datagram_queue::{DatagramQueue, Policy};
+use nix::net::if_::if_nametoindex;
 
 use crate::output::{print_line, print_to_stderr};
 use crate::socket;
 
 /// The largest payload of a UDP datagram over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header (RFC 768, RFC 791).
 const LARGEST_DATAGRAM: usize = 65_507;
+
+/// The most datagrams that a queue may hold, and that one readiness event may cost.
+const MOST_DATAGRAMS: usize = 1_000_000;
+
+/// The longest duration that a flag takes: a day, far beyond any use, and near enough that no sum overflows.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// The most memory that the queue's buffers may take, in bytes.
 const LARGEST_QUEUE: usize = 1 << 30;
@@ -25,8 +33,8 @@ pub struct Flags {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = parse_address)]
     pub address: SocketAddr,
 
-    /// Capacity of the outgoing queue, in datagrams
-    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_count)]
+    /// Capacity of the outgoing queue, in datagrams, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_count::<MOST_DATAGRAMS>)]
     pub queue: usize,
 
     /// What to do when a datagram arrives, the queue is full and a send would block
@@ -37,18 +45,18 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = LARGEST_DATAGRAM, value_parser = parse_datagram_size)]
     pub max_size: usize,
 
-    /// Datagrams handled per readiness event before waiting again
-    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_count)]
+    /// Datagrams handled per readiness event before waiting again, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_count::<MOST_DATAGRAMS>)]
     pub budget: usize,
 
-    /// Ask the kernel for a send buffer of so many bytes (SO_SNDBUF); it doubles them, up to
+    /// Ask the kernel for a send buffer of so many bytes (SO_SNDBUF), at most 1073741823; it doubles them, up to
     /// net.core.wmem_max [default: the kernel's]
-    #[arg(long, value_name = "BYTES", value_parser = parse_buffer_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_count::<LARGEST_BUFFER>)]
     pub send_buffer: Option<usize>,
 
-    /// Ask the kernel for a receive buffer of so many bytes (SO_RCVBUF); it doubles them, up to
+    /// Ask the kernel for a receive buffer of so many bytes (SO_RCVBUF), at most 1073741823; it doubles them, up to
     /// net.core.rmem_max [default: the kernel's]
-    #[arg(long, value_name = "BYTES", value_parser = parse_buffer_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_count::<LARGEST_BUFFER>)]
     pub receive_buffer: Option<usize>,
 
     /// Exit, with the summary, after N datagrams have been echoed
@@ -202,50 +210,134 @@ fn first_sentence(text: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ").replace(" tip: ", "; ")
 }
 
-/// Reads `IP:PORT`, as clap's `value_parser`.
+/// Reads `IP:PORT`, as clap's `value_parser`. A link-local address names its interface, by number or by name:
+/// `[fe80::1%2]:2000`, `[fe80::1%eth0]:2000`.
 ///
 /// # Errors
 ///
 /// A sentence that says what to write instead.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let hint = match (text.rsplit_once(':'), port) {
-            (Some(("localhost", _)), Some(port)) => {
-                format!("names are not looked up: write {}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-            }
-            (Some((host, _)), Some(port)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
-                format!("an IPv6 address stands in brackets: write [{host}]:{port}")
-            }
-            _ if text.parse::<IpAddr>().is_ok() => match text.parse::<IpAddr>() {
-                Ok(ip) => format!("the port is missing: write {}", SocketAddr::from((ip, 2000))),
-                Err(_) => unreachable!("it parsed a line above"),
-            },
-            _ => "write IP:PORT, for example 127.0.0.1:2000".to_owned(),
-        };
-        format!("not an address; {hint}")
-    })
-}
-
-pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("not a whole number".to_owned()),
+    match number_interface(text)?.parse() {
+        Ok(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Err(format!(
+            "a link-local address is one of an interface, which stands behind a `%`: write [{}%eth0]:{}",
+            v6.ip(),
+            v6.port()
+        )),
+        Ok(address) => Ok(address),
+        Err(_) => Err(format!("not an address; {}", hint(text))),
     }
 }
 
-fn parse_buffer_size(text: &str) -> Result<usize, String> {
-    match parse_count(text)? {
-        size if size <= LARGEST_BUFFER => Ok(size),
-        _ => Err(format!("a socket buffer can be asked to hold at most {LARGEST_BUFFER} bytes")),
+/// `text` with the number of an interface in place of its name.
+fn number_interface(text: &str) -> Result<String, String> {
+    let Some((ip, interface, port)) =
+        text.split_once('%').and_then(|(ip, rest)| rest.split_once(']').map(|(name, port)| (ip, name, port)))
+    else {
+        return Ok(text.to_owned());
+    };
+    if interface.parse::<u32>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    match if_nametoindex(interface) {
+        Ok(number) => Ok(format!("{ip}%{number}]{port}")),
+        Err(_) => Err(format!("no interface is called `{interface}`: `ip link` lists them")),
+    }
+}
+
+/// What was meant by a text that is no address.
+fn hint(text: &str) -> String {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return format!("the port is missing: write {}", SocketAddr::from((ip, 2000)));
+    }
+    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some(("localhost", Ok(port))) => {
+            format!("names are not looked up: write {}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
+        Some((host, Ok(port))) if host.parse::<Ipv6Addr>().is_ok() => {
+            format!("an IPv6 address stands in brackets: write [{host}]:{port}")
+        }
+        _ => "write IP:PORT, for example 127.0.0.1:2000".to_owned(),
+    }
+}
+
+/// Reads a whole number from 1 to `MOST`, as clap's `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that names the bound.
+pub fn parse_count<const MOST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..) if number <= MOST => Ok(number),
+        _ => Err(format!("must be a whole number from 1 to {MOST}")),
+    }
+}
+
+/// Reads a duration such as `200ms`, `3s` or `1m`, longer than nothing and at most [`LONGEST`], as clap's
+/// `value_parser`.
+///
+/// # Errors
+///
+/// A sentence that names the bound, or shows how durations are written.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => {
+            Err("must be longer than nothing, for example 200ms".to_owned())
+        }
+        Ok(duration) if duration > LONGEST => {
+            Err(format!("must be at most {}", humantime::format_duration(LONGEST)))
+        }
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write a number and a unit, for example 200ms, 3s or 1m")),
     }
 }
 
 fn parse_datagram_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size) if size <= LARGEST_DATAGRAM => Ok(size),
-        Ok(_) => Err(format!("a UDP datagram over IPv4 carries at most {LARGEST_DATAGRAM} bytes")),
-        Err(_) => Err("not a whole number of bytes".to_owned()),
+        _ => Err(format!(
+            "must be a whole number from 0 to {LARGEST_DATAGRAM}, the most bytes that a UDP datagram carries over \
+             IPv4"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(parse_duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("1day"), Ok(LONGEST));
+        for wrong in ["0s", "3", "soon", "", "-1s", "86401s", "18446744073709551615s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong:?} is no duration");
+        }
+    }
+
+    #[test]
+    fn counts_have_bounds() {
+        assert_eq!((parse_count::<9>("1"), parse_count::<9>("9")), (Ok(1), Ok(9)));
+        for wrong in ["0", "-1", "10", "18446744073709551616", "", "1.5"] {
+            let said = parse_count::<9>(wrong).expect_err("it is no such count");
+            assert!(said.contains("from 1 to 9"), "{wrong:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_link_local_address_names_its_interface() {
+        // The loopback interface is the first of every network namespace.
+        for text in ["[fe80::1%1]:2000", "[fe80::1%lo]:2000"] {
+            assert_eq!(
+                parse_address(text).map(|address| address.to_string()),
+                Ok("[fe80::1%1]:2000".to_owned())
+            );
+        }
+        for (text, hint) in
+            [("[fe80::1]:2000", "write [fe80::1%eth0]:2000"), ("[fe80::1%none]:1", "`ip link`")]
+        {
+            let said = parse_address(text).expect_err("it names none");
+            assert!(said.contains(hint), "{text}: {said}");
+        }
     }
 }

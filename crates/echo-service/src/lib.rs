@@ -39,17 +39,20 @@ use std::time::{Duration, Instant};
 use datagram_queue::{DatagramQueue, Fill};
 use trace_marks::mark;
 
-pub use flags::{Flags, parse_address, read_command_line, wrong_usage};
+pub use flags::{Flags, parse_address, parse_count, parse_duration, read_command_line, wrong_usage};
 pub use guard::{Refusal, refusal};
-pub use limits::{limit_hint, raise_descriptor_limit, refused_thread, start_threads};
+pub use limits::{
+    explain, limit_hint, raise_descriptor_limit, refused_thread, spare_descriptors, start_runtime,
+    start_threads,
+};
 pub use output::{print_line, print_to_stderr};
 pub use signals::Signals;
-pub use socket::{is_loopback, kernel_drops, next_step, reachable, spare_descriptors};
+pub use socket::{is_loopback, kernel_drops, next_step, reachable};
 pub use summary::{QueueTotals, Summary, errno_name};
 
 /// Turns trace marks on for `--marks`; a failure is a sentence.
 fn turn_on_marks() -> Result<(), String> {
-    trace_marks::turn_on().map_err(|error| format!("cannot open /dev/null for --marks: {error}"))
+    trace_marks::turn_on().map_err(|error| format!("cannot open /dev/null for --marks: {}", explain(&error)))
 }
 
 /// How long the queue is drained after a signal before the program ends all the same.
@@ -78,6 +81,7 @@ pub struct Service {
     signals: Signals,
     summary: Summary,
     started: Instant,
+    greeted: bool,
     ready: bool,
     /// When the last call ends; set by the first signal.
     deadline: Option<Instant>,
@@ -96,8 +100,8 @@ impl Service {
         let opened = socket::bind(flags.address).and_then(|(socket, address)| {
             socket::size_buffers(&socket, flags.send_buffer, flags.receive_buffer)
                 .map_err(|error| format!("cannot set the size of the socket's buffers: {error}"))?;
-            let signals =
-                Signals::take().map_err(|error| format!("cannot take SIGINT and SIGTERM: {error}"))?;
+            let signals = Signals::take()
+                .map_err(|error| format!("cannot take SIGINT and SIGTERM: {}", explain(&error)))?;
             if flags.marks {
                 turn_on_marks()?;
             }
@@ -122,6 +126,7 @@ impl Service {
             signals,
             summary: Summary::new(flags.program, address),
             started: Instant::now(),
+            greeted: false,
             ready: false,
             deadline: None,
             logged: Default::default(),
@@ -129,11 +134,13 @@ impl Service {
         (socket, service)
     }
 
-    /// Prints the program's first line on stdout: the bound address and a command to try it.
-    pub fn greet(&self) {
+    /// Prints the program's first line on stdout: the bound address and a command to try it. To be called when
+    /// all that may fail at the start is done: until then, a failure is one of the start.
+    pub fn greet(&mut self) {
+        self.greeted = true;
         let Flags { program, .. } = self.flags;
-        let (ip, port) = (socket::reachable(self.address).ip(), self.address.port());
-        print_line(format_args!("{program}: listening on {}  (try: nc -u {ip} {port})", self.address));
+        let (host, port) = (socket::host(socket::reachable(self.address)), self.address.port());
+        print_line(format_args!("{program}: listening on {}  (try: nc -u {host} {port})", self.address));
     }
 
     /// Whether to go on: until `--count` is reached or, after a signal, until the queue is empty or the
@@ -193,7 +200,7 @@ impl Service {
     ///
     /// When the socket that sends them cannot be made.
     pub fn signals_as_datagrams(&self, socket: &UdpSocket) -> io::Result<SocketAddr> {
-        signals::as_datagrams(socket, socket::reachable(self.address))
+        signals::send_to(socket, socket::reachable(self.address))
     }
 
     /// Begins the end: closes the queue, so that nothing more is received, and starts the last call.
@@ -317,15 +324,25 @@ impl Service {
     }
 
     /// Prints the summary, and one line on stderr if `outcome` is an error; returns the exit code. What is
-    /// still queued counts as dropped.
+    /// still queued counts as dropped. A service that has never greeted has nothing to sum up: its start failed.
     pub fn finish(
         &mut self,
         outcome: io::Result<()>,
         socket: &UdpSocket,
         queue: impl Into<QueueTotals>,
     ) -> ExitCode {
-        let Self { flags: Flags { program, json, .. }, address, summary, .. } = self;
-        let QueueTotals { peak, dropped } = queue.into();
+        if self.greeted {
+            self.sum_up(socket, queue.into());
+        }
+        let Err(error) = outcome else { return ExitCode::SUCCESS };
+        let failed = if self.greeted { "stopped serving on" } else { "cannot serve on" };
+        self.log(format_args!("{failed} {}: {}", self.address, explain(&error)));
+        ExitCode::FAILURE
+    }
+
+    /// Prints the summary.
+    fn sum_up(&mut self, socket: &UdpSocket, QueueTotals { peak, dropped }: QueueTotals) {
+        let Self { flags: Flags { json, .. }, summary, .. } = self;
         summary.queue_peak = peak;
         summary.queue_dropped = dropped;
         summary.seconds = self.started.elapsed().as_secs_f64();
@@ -335,34 +352,10 @@ impl Service {
         } else {
             print_line(&summary);
         }
-        match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                print_to_stderr(
-                    program,
-                    format_args!("stopped serving on {address}: {error}; {}", what_to_do(program, &error)),
-                );
-                ExitCode::FAILURE
-            }
-        }
     }
 
     fn log(&self, text: std::fmt::Arguments<'_>) {
         print_to_stderr(self.flags.program, text);
-    }
-}
-
-/// The end of the sentence about an error that ended the service.
-fn what_to_do(program: &str, error: &io::Error) -> String {
-    use nix::errno::Errno;
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EMFILE | Errno::ENFILE) => {
-            "it could open no more descriptors: raise their number, for example with `ulimit -n 1024`"
-                .to_owned()
-        }
-        _ => {
-            format!("this is a bug of the program: please report it with what `strace {program}` shows last")
-        }
     }
 }
 
@@ -375,7 +368,7 @@ fn network_error(call: &str, error: io::Error) -> io::Result<String> {
     use nix::errno::Errno;
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT) => {
-            Err(io::Error::new(error.kind(), format!("the {call} failed with {error}")))
+            Err(io::Error::new(error.kind(), format!("the {call} failed with {}", explain(&error))))
         }
         _ => Ok(errno_name(&error)),
     }

@@ -1,6 +1,7 @@
 //! The system's limits on descriptors and threads: raised where they can be, explained where they are met.
 
 use std::any::Any;
+use std::fs::File;
 use std::io;
 use std::panic;
 
@@ -19,8 +20,13 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// The end of a sentence about `error`: what to do if it says that descriptors or threads have run out; else
-/// nothing.
+/// What the system says of `error` and, where there is something to do about it, what: the end of a sentence.
+pub fn explain(error: &io::Error) -> String {
+    format!("{error}{}", limit_hint(error))
+}
+
+/// The end of a sentence about `error`: what to do if it says that descriptors, threads or something else of the
+/// system has run out, or that only a mistake in the code can cause it; else nothing.
 ///
 /// `EAGAIN` is taken for the answer to a thread that could not be started, so it has no place behind a call that
 /// says with it that it would block.
@@ -38,8 +44,44 @@ pub fn limit_hint(error: &io::Error) -> String {
         Some(Errno::EAGAIN) => "; no further thread can be started: raise the limit of this user's threads \
                                 before the start, for example `ulimit -u 4096`"
             .to_owned(),
+        Some(Errno::ENOSPC) => "; this user may watch no more descriptors with epoll: raise the sysctl \
+                                fs.epoll.max_user_watches"
+            .to_owned(),
+        Some(Errno::ENOMEM) => "; the system has no memory left: end other programs, and start again".to_owned(),
+        Some(Errno::ENETUNREACH | Errno::EADDRNOTAVAIL) => {
+            "; no interface leads there: `ip address` lists those that are up, `ip link set lo up` starts loopback"
+                .to_owned()
+        }
+        Some(Errno::EBADF | Errno::ENOTSOCK | Errno::EFAULT) => {
+            "; this is a bug of the program: please report it with what `strace` shows last".to_owned()
+        }
         _ => String::new(),
     }
+}
+
+/// How many descriptors tokio opens while a runtime starts: epoll and a second name of it, an eventfd, a pair
+/// of sockets for signals and a second name of one.
+const OF_A_RUNTIME: usize = 6;
+
+/// Makes sure that a runtime can start: tokio panics where it finds no descriptor for its signals.
+///
+/// # Errors
+///
+/// The error of the first descriptor that could not be opened.
+pub fn spare_descriptors() -> io::Result<()> {
+    let opened: io::Result<Vec<File>> = (0..OF_A_RUNTIME).map(|_| File::open("/dev/null")).collect();
+    opened.map(drop)
+}
+
+/// Calls `start`, which makes a runtime; returns what it returns. A thread that is refused ends `program`, as in
+/// [`start_threads`].
+///
+/// # Errors
+///
+/// Those of `start`, and of too few descriptors.
+pub fn start_runtime<T>(program: &'static str, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    spare_descriptors()?;
+    start_threads(program, start)
 }
 
 /// Calls `start`, which starts the threads of a runtime; returns what it returns.
@@ -77,6 +119,21 @@ pub fn refused_thread(payload: &(dyn Any + Send)) -> Option<io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_explained_with_the_way_to_raise_it() {
+        for (errno, next_step) in [
+            (Errno::EMFILE, "`ulimit -n 20000`"),
+            (Errno::ENFILE, "fs.file-max"),
+            (Errno::EAGAIN, "`ulimit -u 4096`"),
+            (Errno::ENOSPC, "fs.epoll.max_user_watches"),
+            (Errno::ENETUNREACH, "`ip link set lo up`"),
+        ] {
+            let error = io::Error::from(errno);
+            let said = explain(&error);
+            assert!(said.starts_with(&error.to_string()) && said.contains(next_step), "{said}");
+        }
+    }
 
     #[test]
     fn refused_threads_are_told_from_other_panics() {

@@ -58,6 +58,15 @@ impl Signals {
         self.pipe.as_fd()
     }
 
+    /// Sleeps until a signal has come.
+    ///
+    /// # Errors
+    ///
+    /// When the pipe cannot be read.
+    pub fn wait(&self) -> io::Result<()> {
+        (&self.pipe).read_exact(&mut [0])
+    }
+
     /// Takes the byte out of the pipe, so that a level-triggered wait does not find it again.
     pub fn clear(&mut self) {
         if self.received() {
@@ -69,8 +78,11 @@ impl Signals {
 }
 
 /// Makes each signal a datagram to `socket`, which is bound to `address`. Returns where they come from.
-pub(crate) fn as_datagrams(socket: &UdpSocket, address: SocketAddr) -> io::Result<SocketAddr> {
-    let sender = UdpSocket::bind((address.ip(), 0))?;
+pub(crate) fn send_to(socket: &UdpSocket, address: SocketAddr) -> io::Result<SocketAddr> {
+    // The same address with another port, since a link-local one has an interface too.
+    let mut own = address;
+    own.set_port(0);
+    let sender = UdpSocket::bind(own)?;
     sender.connect(address)?;
     let source = sender.local_addr()?;
     for signal in SIGNALS {

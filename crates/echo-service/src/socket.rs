@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::limits::explain;
 
 /// Binds `wanted`; returns the socket and the address that the kernel gave it, or a sentence with a
 /// next step.
@@ -37,27 +38,25 @@ pub(crate) fn size_buffers(
 
 /// What went wrong when `wanted` was bound, and what to do about it.
 pub fn next_step(error: &io::Error, wanted: SocketAddr) -> String {
-    let ip = wanted.ip();
-    let any = SocketAddr::from((ip, 0));
+    let mut any = wanted;
+    any.set_port(0);
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!(
-                "the address is in use: end the program that has it, or choose another port ({any} lets the kernel choose)"
-            )
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "permission denied, as for ports below 1024: choose a higher one, for example {}",
-                SocketAddr::from((ip, 2000))
-            )
-        }
+        io::ErrorKind::AddrInUse => format!(
+            "the address is in use: end the program that has it, or choose another port ({any} lets the kernel \
+             choose)"
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "permission denied, as for ports below 1024: choose a higher one ({any} lets the kernel choose)"
+        ),
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this machine has that address: `ip address` lists those it has".to_owned()
         }
-        _ if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
-            "too many open files: ask for fewer sockets, or raise the limit with `ulimit -n`".to_owned()
-        }
-        _ => format!("{error}: choose another address, for example 127.0.0.1:2000"),
+        _ => match explain(error) {
+            unexplained if unexplained == error.to_string() => format!(
+                "{unexplained}: choose another address, for example 127.0.0.1:0, where the kernel chooses the port"
+            ),
+            explained => explained,
+        },
     }
 }
 
@@ -76,18 +75,12 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// How many descriptors tokio opens while a runtime starts: epoll and a second name of it, an eventfd, a pair
-/// of sockets for signals and a second name of one.
-const OF_A_RUNTIME: usize = 6;
-
-/// Makes sure that a runtime can start: tokio panics where it finds no descriptor for its signals.
-///
-/// # Errors
-///
-/// The error of the first descriptor that could not be opened.
-pub fn spare_descriptors() -> io::Result<()> {
-    let opened: io::Result<Vec<File>> = (0..OF_A_RUNTIME).map(|_| File::open("/dev/null")).collect();
-    opened.map(drop)
+/// The IP address as nc(1) takes it: without brackets, with the interface of a link-local one.
+pub(crate) fn host(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        _ => address.ip().to_string(),
+    }
 }
 
 /// How often the table of sockets is read before the socket counts as not listed.

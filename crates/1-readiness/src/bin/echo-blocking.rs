@@ -24,7 +24,6 @@ fn main() -> ExitCode {
     let (socket, mut service) = Service::open(&flags);
     // One datagram at a time is all that it ever holds, whatever --queue says.
     let mut queue = DatagramQueue::new(1, flags.max_size, Policy::Backpressure);
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service);
     service.finish(outcome, &socket, &queue)
 }
@@ -34,6 +33,7 @@ fn main() -> ExitCode {
 fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
     let waker = service.signals_as_datagrams(socket)?;
     socket.set_write_timeout(Some(LOOK_UP))?;
+    service.greet();
     // region: wait
     while service.serving(queue) {
         if service.signalled() {

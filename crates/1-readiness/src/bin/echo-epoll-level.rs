@@ -24,7 +24,6 @@ fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service);
     service.finish(outcome, &socket, &queue)
 }
@@ -40,6 +39,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     epoll.add(service.signals(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
     // endregion: register
     let mut events = [EpollEvent::empty(); 2];
+    service.greet();
     // region: wait
     while service.serving(queue) {
         // Ask for what the queue can use: room wants datagrams, contents want to go. The kernel keeps

@@ -21,7 +21,6 @@ fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service);
     service.finish(outcome, &socket, &queue)
 }
@@ -30,6 +29,7 @@ fn main() -> ExitCode {
 fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
     // Ready is a hint: a datagram with a bad checksum is gone by the time it is read.
     socket.set_nonblocking(true)?;
+    service.greet();
     // region: wait
     while service.serving(queue) {
         // Ask for what the queue can use: room wants datagrams, contents want to go.

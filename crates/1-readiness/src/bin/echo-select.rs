@@ -22,7 +22,6 @@ fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service);
     service.finish(outcome, &socket, &queue)
 }
@@ -34,8 +33,11 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     // A set is 1024 bits and a descriptor is the index of its bit: the wall of select.
     let highest = socket.as_raw_fd().max(service.signals().as_raw_fd());
     if highest as usize >= FD_SETSIZE {
-        return Err(io::Error::other(format!("descriptor {highest} is beyond the {FD_SETSIZE} of a set")));
+        return Err(io::Error::other(format!(
+            "descriptor {highest} is beyond the {FD_SETSIZE} that fit a set: start it with fewer open, or run echo-poll"
+        )));
     }
+    service.greet();
     // region: wait
     while service.serving(queue) {
         // Ask for what the queue can use: room wants datagrams, contents want to go. The sets are built

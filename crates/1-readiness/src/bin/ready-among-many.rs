@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Instant;
 
 use echo_service::demo::{self, Demo};
+use echo_service::{explain, parse_count};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::gettid;
 use serde::Serialize;
@@ -34,24 +35,24 @@ struct Flags {
     #[arg(long, value_name = "HOW", default_value = "epoll")]
     wait: Wait,
 
-    /// How many sockets there are
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::parse_count)]
+    /// How many sockets there are, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse_count::<1_000_000>)]
     sockets: usize,
 
     /// What stands for a socket
     #[arg(long, value_name = "KIND", default_value = "udp")]
     kind: Kind,
 
-    /// How often one socket becomes ready; the medians are over so many
-    #[arg(long, value_name = "N", default_value = "200", value_parser = demo::parse_count)]
+    /// How often one socket becomes ready, 1 to 1000000; the medians are over so many
+    #[arg(long, value_name = "N", default_value = "200", value_parser = parse_count::<1_000_000>)]
     rounds: usize,
 
-    /// How many sockets become ready at once where bursts are counted [default: 64, or all]
-    #[arg(long, value_name = "N", value_parser = demo::parse_count)]
+    /// How many sockets become ready at once where bursts are counted, 1 to 1000000 [default: 64, or all]
+    #[arg(long, value_name = "N", value_parser = parse_count::<1_000_000>)]
     burst: Option<usize>,
 
-    /// Instead: epoll, level-triggered and edge-triggered, while K of the sockets are never read to the end
-    #[arg(long, value_name = "K", value_parser = demo::parse_count)]
+    /// Instead: epoll, level-triggered and edge-triggered, while K of the sockets, 1 to 1000000, are never read to the end
+    #[arg(long, value_name = "K", value_parser = parse_count::<1_000_000>)]
     stay_ready: Option<usize>,
 }
 
@@ -179,7 +180,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => demo.fail(error),
+        Err(error) => demo.fail(explain(&error)),
     }
 }
 
@@ -206,7 +207,10 @@ fn measure(demo: &Demo, flags: &Flags) -> io::Result<Summary> {
     let mut place = places(flags.sockets);
     let driven = thread::scope(|scope| {
         match &mut waiter {
-            Some(waiter) => drop(scope.spawn(|| sleepers.run_loop(waiter))),
+            Some(waiter) => {
+                let started = thread::Builder::new().spawn_scoped(scope, || sleepers.run_loop(waiter));
+                started.unwrap_or_else(|error| demo.fail_of("cannot start a thread", &error));
+            }
             None => {
                 for index in 0..flags.sockets {
                     let run = {
@@ -225,7 +229,7 @@ fn measure(demo: &Demo, flags: &Flags) -> io::Result<Summary> {
             }
         }
         // A failure ends the program here: those that sleep would never end.
-        sleepers.drive(flags, &mut place).unwrap_or_else(|error| demo.fail(error))
+        sleepers.drive(flags, &mut place).unwrap_or_else(|error| demo.fail(explain(&error)))
     });
     let grown = |of: fn(&Memory) -> Option<u64>| {
         of(&driven.memory).zip(of(&before)).map(|(now, then)| now.saturating_sub(then))
@@ -365,7 +369,7 @@ impl<'a> Sleepers<'a> {
         self.threads[waiter].store(gettid().as_raw(), Ordering::Release);
         loop {
             let before = voluntary_switches();
-            let taken = wait_and_take().unwrap_or_else(|error| self.demo.fail(error));
+            let taken = wait_and_take().unwrap_or_else(|error| self.demo.fail(explain(&error)));
             self.taken_at.store(self.now(), Ordering::Relaxed);
             if self.over.load(Ordering::Relaxed) {
                 return;

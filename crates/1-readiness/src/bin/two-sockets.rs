@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use echo_service::demo::{self, Demo};
-use echo_service::print_to_stderr;
+use echo_service::{explain, parse_count, parse_duration, print_to_stderr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use serde::Serialize;
@@ -40,12 +40,12 @@ struct Flags {
     #[arg(long)]
     signal: bool,
 
-    /// How many pings the quick client sends while the slow one does not read
-    #[arg(long, value_name = "N", default_value = "20", value_parser = demo::parse_count)]
+    /// How many pings the quick client sends while the slow one does not read, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "20", value_parser = parse_count::<1_000_000>)]
     pings: usize,
 
-    /// How long to wait for what may never come: 200ms, 3s, 1m
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = demo::parse_duration)]
+    /// How long to wait for what may never come: 200ms, 3s, 1m; at most 1day
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     patience: Duration,
 }
 
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => demo.fail(format_args!("a socket failed: {error}")),
+        Err(error) => demo.fail_of("a socket failed", &error),
     }
 }
 
@@ -182,11 +182,11 @@ fn run(demo: &Demo, flags: &Flags) -> io::Result<Summary> {
 fn start(demo: &Demo, serve: impl FnOnce() -> io::Result<()> + Send + 'static) -> i32 {
     let (started, thread) = mpsc::channel();
     let program = demo.program();
-    thread::spawn(move || {
+    demo.spawn(move || {
         // Its receiver waits for it.
         let _ = started.send(gettid().as_raw());
         if let Err(error) = serve() {
-            print_to_stderr(program, format_args!("the server failed: {error}"));
+            print_to_stderr(program, format_args!("the server failed: {}", explain(&error)));
             std::process::exit(1);
         }
     });

@@ -26,7 +26,6 @@ fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service);
     service.finish(outcome, &socket, &queue)
 }
@@ -46,6 +45,7 @@ fn run(socket: &std::net::UdpSocket, queue: &mut DatagramQueue, service: &mut Se
     let mut events = Events::with_capacity(2);
     // There may be more to read: set by an edge, cleared by nothing but would-block.
     let mut readable = false;
+    service.greet();
     // region: wait
     while service.serving(queue) {
         // Every send that the kernel completes is an edge of writability, and would end a wait: ask for

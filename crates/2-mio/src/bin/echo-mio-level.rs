@@ -42,7 +42,6 @@ fn main() -> ExitCode {
     let (flags, More { rearm }) = Flags::parse_with(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = run(&socket, &mut queue, &mut service, rearm);
     service.finish(outcome, &socket, &queue)
 }
@@ -65,6 +64,7 @@ fn run(
     poll.registry().register(&mut SourceFd(&signals), SIGNALS, Interest::READABLE)?;
     // endregion: register
     let mut events = Events::with_capacity(2);
+    service.greet();
     // region: wait
     while service.serving(queue) {
         // Ask for what the queue can use: room wants datagrams, contents want to go. One of the two

@@ -12,10 +12,10 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use echo_service::demo::{self, Demo};
+use echo_service::demo::Demo;
+use echo_service::{parse_duration, spare_descriptors};
 use mio::{Events, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -23,8 +23,8 @@ use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct Flags {
-    /// Give up waiting after this time: 200ms, 3s, 1m
-    #[arg(long, value_name = "DURATION", value_parser = demo::parse_duration)]
+    /// Give up waiting after this time: 200ms, 3s, 1m; at most 1day
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
 
     /// Make a `Waker`, with which a signal ends the poll: the one thing that adds an eventfd
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         Arc::new(State { demo, polls: AtomicU64::new(0), events: AtomicU64::new(0), waker: OnceLock::new() });
     match run(&state, &flags) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => state.demo.fail(format_args!("cannot poll: {error}")),
+        Err(error) => state.demo.fail_of("cannot poll", &error),
     }
 }
 
@@ -89,13 +89,14 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
     // Blocked before there is a second thread, so that every thread inherits it and sigwait takes them all.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block()?;
-    let taker = thread::spawn({
+    let taker = state.demo.spawn({
         let state = Arc::clone(state);
         let with_waker = flags.waker;
         move || take(&state, signals, with_waker)
     });
     // endregion: signals
-    // Greeted first, so that a recording shows all that follows.
+    // Greeted first, so that a recording shows all that follows. What follows takes some descriptors.
+    spare_descriptors()?;
     state.demo.greet("waiting for nothing  (end it with Ctrl-C)");
     // region: poll
     let mut poll = Poll::new()?;

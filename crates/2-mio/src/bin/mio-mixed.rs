@@ -17,8 +17,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echo_service::Signals;
 use echo_service::demo::{self, Demo};
+use echo_service::{Signals, parse_duration};
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -39,8 +39,8 @@ struct Flags {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = demo::parse_loopback)]
     address: SocketAddr,
 
-    /// How often the timer's thread wakes the poll: 200ms, 3s, 1m
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = demo::parse_duration)]
+    /// How often the timer's thread wakes the poll: 200ms, 3s, 1m; at most 1day
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     period: Duration,
 
     /// Poke itself: N datagrams, each just before a tick; then end
@@ -99,12 +99,13 @@ fn main() -> ExitCode {
         socket_events: 0,
         timer_events: 0,
     };
-    let outcome = run(&demo, socket, &signals, &flags, &mut summary);
-    summary.seconds = demo.seconds();
-    demo.finish(&summary);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => demo.fail(format_args!("stopped waiting on {address}: {error}")),
+    match run(&demo, socket, &signals, &flags, &mut summary) {
+        Ok(()) => {
+            summary.seconds = demo.seconds();
+            demo.finish(&summary);
+            ExitCode::SUCCESS
+        }
+        Err(error) => demo.fail_of(format_args!("cannot wait on {address}"), &error),
     }
 }
 
@@ -126,13 +127,6 @@ fn run(
     poll.registry().register(&mut SourceFd(&signals.readable().as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let (ticks, queue) = mpsc::channel();
     // endregion: register
-    let port = summary.address.port();
-    demo.greet(format_args!(
-        "listening on {}  (try: nc -u {} {port}; a tick every {})",
-        summary.address,
-        summary.address.ip(),
-        humantime::format_duration(period)
-    ));
     let (handled, acknowledged) = mpsc::channel();
     let from = match poke {
         Some(_) => {
@@ -147,6 +141,13 @@ fn run(
         }
     };
     thread::Builder::new().name("timer".into()).spawn(move || tick(period, &ticks, &waker, from.as_ref()))?;
+    let port = summary.address.port();
+    demo.greet(format_args!(
+        "listening on {}  (try: nc -u {} {port}; a tick every {})",
+        summary.address,
+        summary.address.ip(),
+        humantime::format_duration(period)
+    ));
 
     let mut events = Events::with_capacity(3);
     // There may be more to read: no edge will tell again of what is left over when the budget ends.

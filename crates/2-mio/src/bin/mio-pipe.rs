@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use echo_service::demo::{self, Demo};
+use echo_service::demo::Demo;
+use echo_service::parse_count;
 use echo_service::wakes::{self, WakeCount, count_writes};
 use mio::{Events, Poll, Token, Waker};
 use serde::Serialize;
@@ -27,8 +28,8 @@ struct Flags {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// How many wakes each part makes
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::parse_count)]
+    /// How many wakes each part makes, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse_count::<1_000_000>)]
     wakes: usize,
 }
 
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
         };
         match counts {
             Ok(counts) => summary.parts.extend(counts),
-            Err(error) => demo.fail(format_args!("cannot wake or be woken: {error}")),
+            Err(error) => demo.fail_of("cannot wake or be woken", &error),
         }
     }
     demo.finish(&summary);
@@ -220,7 +221,7 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
             // Nobody asks any more once the last letter is posted.
             let _ = sleeps.send(());
         };
-        let reader = scope.spawn(|| mailbox.read(&mut poll, wakes, sleeps));
+        let reader = thread::Builder::new().spawn_scoped(scope, || mailbox.read(&mut poll, wakes, sleeps))?;
         let writes = count_writes(|| {
             (0..wakes).try_for_each(|letter| match asleep.recv() {
                 Ok(()) => mailbox.post(letter),
@@ -233,7 +234,7 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
 
     // Letters as fast as they go: that the reader gets them all is the proof that no wake is lost.
     let (writes, events) = thread::scope(|scope| {
-        let reader = scope.spawn(|| mailbox.read(&mut poll, wakes, || {}));
+        let reader = thread::Builder::new().spawn_scoped(scope, || mailbox.read(&mut poll, wakes, || {}))?;
         let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
         io::Result::Ok((writes, joined(reader.join())?))
     })?;

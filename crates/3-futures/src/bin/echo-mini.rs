@@ -41,7 +41,6 @@ fn main() -> ExitCode {
     let (flags, More { runtime }) = Flags::parse_with(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let outcome = match runtime {
         Choice::Mini => {
             runtimes::mini(async { run(&Mini::open(&socket, &service)?, &mut queue, &mut service).await })
@@ -55,6 +54,7 @@ fn main() -> ExitCode {
 
 /// Waits for the socket in both directions, and for signals.
 async fn run(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
+    service.greet();
     // region: wait
     while service.serving(queue) {
         service.waiting();

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let outcome = Runtime::with_observer(move |step| observer.note(step))
         .and_then(|runtime| runtime.block_on(run(&stage)));
     if let Err(error) = outcome {
-        stage.demo.fail(format_args!("the runtime cannot wait: {error}"));
+        stage.demo.fail_of("the runtime cannot wait", &error);
     }
     mark("shutdown");
     let tasks = stage.tasks().clone();
@@ -80,7 +80,7 @@ impl Future for Countdown {
             cx.waker().wake_by_ref();
         } else {
             let (waker, why) = (cx.waker().clone(), Arc::clone(&self.why));
-            thread::spawn(move || {
+            self.stage.demo.spawn(move || {
                 thread::sleep(NAP);
                 *locked(&why) = "a thread had slept, and then woken it";
                 waker.wake();
@@ -98,9 +98,9 @@ async fn again_and_again(stage: &Arc<Stage>) {
     stage.report("countdown", true);
 }
 
-async fn coalesced(stage: &Stage) {
+async fn coalesced(stage: &Arc<Stage>) {
     stage.demo.say("2  coalesced: five threads wake it during one poll");
-    let mut polls = 0;
+    let (mut polls, starter) = (0, Arc::clone(stage));
     let future = poll_fn(move |cx| {
         polls += 1;
         if polls == 2 {
@@ -108,7 +108,7 @@ async fn coalesced(stage: &Stage) {
         }
         let threads = [(); 5].map(|()| {
             let waker = cx.waker().clone();
-            thread::spawn(move || waker.wake())
+            starter.demo.spawn(move || waker.wake())
         });
         for thread in threads {
             // A thread that only wakes does not panic.

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     let demo = &story.demo;
     let datagrams = match outcome {
         Ok(datagram) => usize::from(datagram == DATAGRAM),
-        Err(error) => demo.fail(format_args!("cannot send a datagram to itself: {error}")),
+        Err(error) => demo.fail_of("cannot send a datagram to itself", &error),
     };
     mark("shutdown");
     let told = story.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -44,7 +44,6 @@ fn main() -> ExitCode {
         "the reader's end of a channel cannot take out what it has put in",
     );
     let (socket, service) = Service::open(&flags);
-    service.greet();
     let shared = Rc::new(Shared::new(service));
     let mut builder = Builder::new_current_thread();
     let runtime =
@@ -57,6 +56,7 @@ fn main() -> ExitCode {
 async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Rc<Shared>, tasks: u8) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = Rc::new(UdpSocket::from_std(socket.try_clone()?)?);
+    shared.service().greet();
     // region: wait
     let (queue, queued) = mpsc::channel(flags.queue);
     let (blocked, is_blocked) = watch::channel(false);

@@ -27,7 +27,6 @@ fn main() -> ExitCode {
     let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    service.greet();
     let runtime = spare_descriptors().and_then(|()| Builder::new_current_thread().enable_all().build());
     let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &mut queue, &mut service)));
     service.finish(outcome, &socket, &queue)
@@ -41,6 +40,7 @@ async fn run(
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = UdpSocket::from_std(socket.try_clone()?)?;
+    service.greet();
     let signalled = service.signal_flag();
     let mut echo = Echo { socket, queue, service };
     tokio::select! {

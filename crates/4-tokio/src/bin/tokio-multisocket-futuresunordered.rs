@@ -11,14 +11,12 @@ use std::io;
 use std::process::ExitCode;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::runtime::Builder;
 use tokio_rungs::multisocket::ManySockets;
 
 fn main() -> ExitCode {
     let about = "UDP echo on many sockets, in one task by FuturesUnordered";
     let many = ManySockets::open(env!("CARGO_BIN_NAME"), about);
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&many)));
+    let outcome = many.runtime().block_on(run(&many));
     many.finish(outcome)
 }
 

@@ -10,14 +10,12 @@
 use std::io;
 use std::process::ExitCode;
 
-use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio_rungs::multisocket::ManySockets;
 
 fn main() -> ExitCode {
     let many = ManySockets::open(env!("CARGO_BIN_NAME"), "UDP echo on many sockets, tasks in a JoinSet");
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.and_then(|runtime| runtime.block_on(run(&many)));
+    let outcome = many.runtime().block_on(run(&many));
     many.finish(outcome)
 }
 

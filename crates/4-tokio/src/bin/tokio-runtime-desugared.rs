@@ -122,14 +122,14 @@ fn main() -> ExitCode {
             demo.finish(&summary);
             ExitCode::SUCCESS
         }
-        Err(error) => demo.fail(format_args!("cannot start a runtime, or look into /proc/self: {error}")),
+        Err(error) => demo.fail_of("cannot look into /proc/self", &error),
     }
 }
 
 fn run(demo: &Demo) -> io::Result<Summary> {
     // The first runtime of a process also makes what all of them share. Not to count it with the first.
     let before = Footprint::now()?;
-    drop(Builder::new_current_thread().enable_all().build()?);
+    drop(demo.start_runtime(|| Builder::new_current_thread().enable_all().build()));
     let once = before.since()?;
 
     let mut runtimes = Vec::new();
@@ -141,7 +141,8 @@ fn run(demo: &Demo) -> io::Result<Summary> {
         local,
         local_desugared,
     ] {
-        let made = make(Footprint::settled(before.threads)?)?;
+        let before = Footprint::settled(before.threads)?;
+        let made = demo.start_runtime(|| make(before));
         demo.say(&made);
         runtimes.push(made);
     }

@@ -18,7 +18,8 @@ use std::task::Poll;
 use std::thread;
 
 use clap::ValueEnum;
-use echo_service::demo::{self, Demo};
+use echo_service::demo::Demo;
+use echo_service::parse_count;
 use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, unconstrained, yield_now};
@@ -37,8 +38,8 @@ struct Flags {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// How many sleeps are outstanding at once in the part `sleepers`
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = demo::parse_count)]
+    /// How many sleeps are outstanding at once in the part `sleepers`, 1 to 5000000
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = parse_count::<5_000_000>)]
     sleepers: usize,
 }
 
@@ -81,28 +82,26 @@ fn main() -> ExitCode {
         parts = Part::value_variants().to_vec();
     }
     let mut summary = Summary { program: demo.program(), ..Summary::default() };
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.and_then(|runtime| {
-        mark("ready");
-        runtime.block_on(async {
-            for part in parts {
-                match part {
-                    Part::Sleep => one_sleep(&demo).await,
-                    Part::Lateness => summary.lateness = lateness(&demo).await,
-                    Part::Interval => summary.intervals = intervals(&demo).await,
-                    Part::Timeout => summary.timeouts = timeouts(&demo).await,
-                    Part::Sleepers => summary.sleepers = crowds(&demo, sleepers).await?,
-                }
+    let runtime = demo.start_runtime(|| Builder::new_current_thread().enable_all().build());
+    mark("ready");
+    let outcome = runtime.block_on(async {
+        for part in parts {
+            match part {
+                Part::Sleep => one_sleep(&demo).await,
+                Part::Lateness => summary.lateness = lateness(&demo).await,
+                Part::Interval => summary.intervals = intervals(&demo).await,
+                Part::Timeout => summary.timeouts = timeouts(&demo).await,
+                Part::Sleepers => summary.sleepers = crowds(&demo, sleepers).await?,
             }
-            Ok(())
-        })
+        }
+        io::Result::Ok(())
     });
     match outcome {
         Ok(()) => {
             demo.finish(&summary);
             ExitCode::SUCCESS
         }
-        Err(error) => demo.fail(format_args!("cannot run the timers: {error}")),
+        Err(error) => demo.fail_of("cannot run the timers", &error),
     }
 }
 

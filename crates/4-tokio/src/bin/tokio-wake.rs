@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 
-use echo_service::demo::{self, Demo};
-use echo_service::spare_descriptors;
+use echo_service::demo::Demo;
+use echo_service::parse_count;
 use echo_service::wakes::{self, WakeCount, count_writes};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -22,8 +22,8 @@ use trace_marks::mark;
 
 #[derive(clap::Args)]
 struct Flags {
-    /// How many wakes are made in each runtime
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = demo::parse_count)]
+    /// How many wakes are made in each runtime, 1 to 100000
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse_count::<100_000>)]
     wakes: usize,
 }
 
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     mark("ready");
     match run(&demo, wakes) {
         Ok(runtimes) => demo.finish(&Summary { program: demo.program(), runtimes }),
-        Err(error) => demo.fail(format_args!("cannot wake or be woken: {error}")),
+        Err(error) => demo.fail_of("cannot wake or be woken", &error),
     }
     ExitCode::SUCCESS
 }
@@ -59,11 +59,10 @@ fn run(demo: &Demo, wakes: usize) -> io::Result<Vec<WakeCount>> {
         counts.push(count);
         Ok(())
     };
-    spare_descriptors()?;
-    wake(Builder::new_current_thread().enable_all().build()?, "a current-thread runtime, busy")?;
+    let current = demo.start_runtime(|| Builder::new_current_thread().enable_all().build());
+    wake(current, "a current-thread runtime, busy")?;
     // A worker that is busy looks for work before it sleeps, and so need not be told.
-    spare_descriptors()?;
-    let multi = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let multi = demo.start_runtime(|| Builder::new_multi_thread().worker_threads(1).enable_all().build());
     wake(multi, "a multi-thread runtime, its worker busy")?;
     Ok(counts)
 }
@@ -90,7 +89,7 @@ fn wake_while_busy(runtime: Runtime, wakes: usize) -> io::Result<Option<u64>> {
         let busy = tokio::spawn(async move {
             // Wrong on purpose: this blocks the runtime's thread, which is to be busy.
             let (done, result) = mpsc::channel();
-            let waker = thread::spawn(move || {
+            let waker = thread::Builder::new().spawn(move || {
                 let writes = count_writes(|| {
                     senders.into_iter().for_each(|sender| {
                         // Sent to a task that waits, so it cannot fail.
@@ -99,7 +98,7 @@ fn wake_while_busy(runtime: Runtime, wakes: usize) -> io::Result<Option<u64>> {
                     Ok(())
                 });
                 let _ = done.send(writes);
-            });
+            })?;
             let writes = result.recv().map_err(|_| io::Error::other("the waking thread panicked"))?;
             let _ = waker.join();
             writes

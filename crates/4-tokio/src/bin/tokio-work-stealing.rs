@@ -15,7 +15,8 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use echo_service::demo::{self, Demo};
+use echo_service::demo::Demo;
+use echo_service::{parse_count, parse_duration};
 use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -33,16 +34,16 @@ struct Flags {
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 
-    /// How many workers
+    /// How many workers, 2 to 64
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(2..=64))]
     workers: u16,
 
-    /// How many tasks
-    #[arg(long, value_name = "N", default_value = "32", value_parser = demo::parse_count)]
+    /// How many tasks, 1 to 100000
+    #[arg(long, value_name = "N", default_value = "32", value_parser = parse_count::<100_000>)]
     tasks: usize,
 
-    /// How long a short task computes: 1ms; a long one eight times as long
-    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = demo::parse_duration)]
+    /// How long a short task computes: 1ms, at most 1day; a long one eight times as long
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = parse_duration)]
     unit: Duration,
 }
 
@@ -182,7 +183,7 @@ fn main() -> ExitCode {
         };
         match threads {
             Ok(threads) => summary.parts.push(log.outcome(part, threads, &units)),
-            Err(error) => log.demo.fail(format_args!("cannot run the tasks: {error}")),
+            Err(error) => log.demo.fail_of("cannot run the tasks", &error),
         }
     }
     log.demo.finish(&summary);
@@ -194,7 +195,7 @@ fn main() -> ExitCode {
 fn dealt(log: &Arc<Log>, workers: usize, units: &[u64]) -> io::Result<Vec<ThreadId>> {
     thread::scope(|scope| {
         let spawn = |worker: usize| {
-            scope.spawn(move || {
+            thread::Builder::new().spawn_scoped(scope, move || {
                 Builder::new_current_thread().build()?.block_on(async {
                     let mine = units.iter().copied().enumerate().skip(worker).step_by(workers);
                     let mut tasks: JoinSet<()> =
@@ -206,9 +207,9 @@ fn dealt(log: &Arc<Log>, workers: usize, units: &[u64]) -> io::Result<Vec<Thread
                 })
             })
         };
-        let threads: Vec<_> = (0..workers).map(spawn).collect();
+        let threads: io::Result<Vec<_>> = (0..workers).map(spawn).collect();
         let panicked = |_| Err(io::Error::other("a worker's thread panicked"));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        threads?.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     })
 }
 // endregion: dealt
@@ -216,7 +217,7 @@ fn dealt(log: &Arc<Log>, workers: usize, units: &[u64]) -> io::Result<Vec<Thread
 // region: stolen
 /// After: one task on one worker spawns all others. Returns the thread on which they were queued.
 fn stolen(log: &Arc<Log>, workers: usize, units: &[u64]) -> io::Result<Vec<ThreadId>> {
-    let runtime = Builder::new_multi_thread().worker_threads(workers).build()?;
+    let runtime = log.demo.start_runtime(|| Builder::new_multi_thread().worker_threads(workers).build());
     let (log, units) = (Arc::clone(log), units.to_vec());
     let first = runtime.spawn(async move {
         // Spawned on a worker, a task goes to that worker's own queue.

@@ -66,10 +66,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "RATE,BURST[,reject]", value_parser = parse_bucket)]
     pub bucket: Option<Bucket>,
     /// Stand still for this long: once, or every --every
-    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::parse_duration)]
+    #[arg(long, value_name = "DUR", value_parser = echo_service::parse_duration)]
     pub stall: Option<Duration>,
     /// From the start of one stall to the start of the next
-    #[arg(long, value_name = "DUR", value_parser = echo_service::demo::parse_duration, requires = "stall")]
+    #[arg(long, value_name = "DUR", value_parser = echo_service::parse_duration, requires = "stall")]
     pub every: Option<Duration>,
     /// Start of the first stall, from the first request [default: half of --every, or 6s for a single stall]
     #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration, requires = "stall")]
