@@ -35,8 +35,8 @@ struct Flags {
     #[arg(long, value_name = "HOW", default_value = "epoll")]
     wait: Wait,
 
-    /// How many sockets there are, 1 to 1000000
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse_count::<1_000_000>)]
+    /// How many sockets there are, 1 to 100000000
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = parse_count::<100_000_000>)]
     sockets: usize,
 
     /// What stands for a socket

@@ -102,7 +102,7 @@ fn interrupt(sleeps_in: Place, restart: bool, patience: Duration) -> io::Result<
     let (reader, writer) = super::pair()?;
     let (begun, thread) = mpsc::channel();
     let (hears, heard) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         // Both receivers wait for these.
         let _ = begun.send((gettid().as_raw(), pthread_self()));
         let outcome = match sleeps_in {
@@ -110,7 +110,7 @@ fn interrupt(sleeps_in: Place, restart: bool, patience: Duration) -> io::Result<
             Place::Poll => poll_until_signalled(&writer),
         };
         let _ = hears.send(outcome.map(|()| Instant::now()));
-    });
+    })?;
     let gone = |_| io::Error::other("the thread that sends has ended");
     let (number, thread) = thread.recv().map_err(gone)?;
     while !demo::is_asleep(number) {
