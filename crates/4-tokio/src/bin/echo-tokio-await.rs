@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use datagram_queue::{Fill, Policy};
-use echo_service::{Flags, Service, spare_descriptors};
+use echo_service::{Flags, Service, start_runtime};
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
 use tokio_rungs::{Shared, until_signal};
@@ -33,10 +33,9 @@ fn main() -> ExitCode {
     let (flags, More { multi_thread }) = Flags::parse_with(env!("CARGO_BIN_NAME"));
     flags.require_policy(&[Policy::Backpressure], "it receives nothing while it waits for a send");
     let (socket, service) = Service::open(&flags);
-    service.greet();
     let shared = Shared::new(service);
     let mut builder = if multi_thread { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    let runtime = spare_descriptors().and_then(|()| builder.enable_all().build());
+    let runtime = start_runtime(flags.program, || builder.enable_all().build());
     let outcome = runtime.and_then(|runtime| runtime.block_on(run(&socket, &flags, &shared)));
     shared.service().finish(outcome, &socket, shared.totals())
 }
@@ -48,6 +47,7 @@ async fn run(socket: &std::net::UdpSocket, flags: &Flags, shared: &Shared) -> io
     // One byte more than is accepted: a datagram that is longer shows by it.
     let mut buffer = vec![0; flags.max_size + 1];
     let stop = CancellationToken::new();
+    shared.service().greet();
     // region: wait
     let echo = async {
         mark("ready");
