@@ -115,9 +115,14 @@ impl Patch {
             [at] => Ok(at),
             [] => {
                 let old: String = hunk.old.concat();
-                let alike = |window: &[&str]| TextDiff::from_lines(old.as_str(), window.concat()).ratio();
-                let nearest = windows().map(|(at, window)| (at, alike(window)));
-                let nearest = nearest.fold((0, -1.0), |best, one| if one.1 > best.1 { one } else { best }).0;
+                // Most lines in their place; among equals, the one that is most alike.
+                let alike = |window: &[&str]| {
+                    let kept = window.iter().zip(&hunk.old).filter(|(now, old)| now == old).count();
+                    (kept, TextDiff::from_lines(old.as_str(), window.concat()).ratio())
+                };
+                let nearest = windows().map(|(at, window)| (alike(window), at));
+                let ((..), nearest) =
+                    nearest.fold(((0, -1.0), 0), |best, one| if one.0 > best.0 { one } else { best });
                 let differs = hunk.old.iter().zip(&lines[nearest.min(lines.len())..]);
                 let differs = differs.enumerate().find(|(_, (old, now))| old != *now);
                 Err(match differs {
@@ -182,6 +187,11 @@ mod tests {
             why.contains("begin at line 6, where line 7 is \"one();\" and no longer \"one(1);\""),
             "{why}"
         );
+        // A window one line off holds as many of the old lines, but not in their place.
+        let why = patch("@@ -1,4 +1,3 @@\n     one();\n-    two();\n }\n }\n")
+            .apply(SOURCE)
+            .expect_err("no such line");
+        assert!(why.contains("nearest begin at line 2, where line 5 is \"\" and no longer \"}\""), "{why}");
         let why = patch("@@ -1 +1 @@\n-x\n+y\n").apply("").expect_err("nothing is there");
         assert!(why.contains("fewer lines"), "{why}");
     }
