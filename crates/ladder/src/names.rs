@@ -336,10 +336,38 @@ impl Names {
     }
 
     /// The call without anything that differs from run to run or from machine to machine.
-    pub fn render(&mut self, call: &Call) -> Rendered {
-        let name = call.common_name().to_string();
-        let mut args: Vec<String> = call.args.clone();
-        match name.as_str() {
+    pub fn render(&self, call: &Call) -> Rendered {
+        Rendered {
+            name: call.common_name().to_string(),
+            args: self.arguments(call),
+            value: self.value(call),
+            outcome: self.outcome(call),
+        }
+    }
+
+    /// The arguments, with names for descriptors, peers and pointers.
+    fn arguments(&self, call: &Call) -> Vec<String> {
+        let name = call.common_name();
+        let mut args = self.telling_arguments(call);
+        for position in descriptor_arguments(name) {
+            if let Some(arg) = args.get_mut(*position)
+                && let Ok(number) = arg.parse()
+            {
+                *arg = self.descriptor(number);
+            }
+        }
+        if name == "pipe2" || name == "socketpair" {
+            args.clear();
+        }
+        let prints = name == "write" && args.first().is_some_and(|fd| fd == "stdout" || fd == "stderr");
+        args.iter().map(|arg| if prints { self.printed(arg) } else { self.plain(arg) }).collect()
+    }
+
+    /// The arguments without those that differ between C libraries or say nothing here.
+    fn telling_arguments(&self, call: &Call) -> Vec<String> {
+        let name = call.common_name();
+        let mut args = call.args.clone();
+        match name {
             // Only glibc's choice of poll or ppoll, and the like, decides over the last arguments.
             "poll" => {
                 if call.name == "ppoll" {
@@ -388,36 +416,31 @@ impl Names {
             "bind" | "connect" => args.truncate(2),
             _ => {}
         }
-        for position in descriptor_arguments(&name) {
-            if let Some(arg) = args.get_mut(*position)
-                && let Ok(number) = arg.parse()
-            {
-                *arg = self.descriptor(number);
-            }
-        }
-        if name == "pipe2" || name == "socketpair" {
-            args.clear();
-        }
-        let prints = name == "write" && args.first().is_some_and(|fd| fd == "stdout" || fd == "stderr");
-        let args: Vec<String> =
-            args.iter().map(|arg| if prints { self.printed(arg) } else { self.plain(arg) }).collect();
-        let value = match (&call.errno, call.value) {
+        args
+    }
+
+    /// What the call returned: a number, a name for what it made, or an error.
+    fn value(&self, call: &Call) -> String {
+        match (&call.errno, call.value) {
             (Some(errno), _) => format!("-1 {errno}"),
             (None, Some(number)) if makes_descriptor(call) => self.made_name(call, number),
-            (None, Some(number)) if name.starts_with("clone") => {
+            (None, Some(number)) if call.common_name().starts_with("clone") => {
                 // The new thread may have been seen before the call that made it returned.
                 let known = self.threads.iter().position(|&pid| i64::from(pid) == number);
                 format!("thread-{}", known.unwrap_or(self.threads.len()))
             }
             (None, Some(number)) => number.to_string(),
             (None, None) => "?".into(),
-        };
-        let outcome = match name.as_str() {
+        }
+    }
+
+    /// What is ready after a wait.
+    fn outcome(&self, call: &Call) -> String {
+        match call.common_name() {
             _ if call.errno.is_some() || !call.waits() => String::new(),
             "pselect6" => self.sets(call.outcome.split(", left").next().unwrap_or_default()),
             _ => self.plain(&call.outcome),
-        };
-        Rendered { name, args, value, outcome }
+        }
     }
 
     /// What a call that makes descriptors returned, by name.
