@@ -178,11 +178,12 @@ impl Client {
     }
 
     /// Whatever has arrived by now.
-    pub fn arrived(&mut self) -> Result<Vec<Vec<u8>>> {
+    pub fn arrived(&self) -> Result<Vec<Vec<u8>>> {
         let mut replies = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
         self.block(false)?;
-        while let Ok((length, _)) = self.socket.recv_from(&mut self.buffer) {
-            replies.push(self.buffer[..length].to_vec());
+        while let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
+            replies.push(buffer[..length].to_vec());
         }
         self.block(true)?;
         Ok(replies)

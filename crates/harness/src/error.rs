@@ -15,6 +15,12 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// What happened, without the lines that say what was going on.
+    pub fn sentence(&self) -> &str {
+        let (Error::Failed(text) | Error::Unavailable(text)) = self;
+        text.split('\n').next().unwrap_or_default()
+    }
+
     /// With a line behind it that says what was going on.
     pub fn context(self, line: &str) -> Self {
         match self {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -57,6 +57,7 @@ impl Output {
 /// A program about to be started. Its stdin is empty.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    name: String,
     words: Vec<String>,
     prefix: Vec<String>,
     env: Vec<(String, String)>,
@@ -71,8 +72,10 @@ pub struct Launch {
 impl Launch {
     /// The program: a path, or a name that is looked for in PATH.
     pub fn new(program: impl ToString) -> Self {
+        let program = program.to_string();
         Self {
-            words: vec![program.to_string()],
+            name: Path::new(&program).file_name().map_or(program.clone(), |name| name.display().to_string()),
+            words: vec![program],
             prefix: Vec::new(),
             env: Vec::new(),
             folder: None,
@@ -82,6 +85,12 @@ impl Launch {
             core: None,
             patience: PATIENCE,
         }
+    }
+
+    /// What errors call it, in place of its file's name.
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self
     }
 
     /// More arguments.
@@ -173,7 +182,9 @@ impl Launch {
         };
         let mut child = match spawned {
             Ok(child) => child,
-            Err(error) => return failed(format!("cannot start `{}`: {error}", words.join(" "))),
+            Err(error) => {
+                return failed(format!("cannot start {} (`{}`): {error}", self.name, words.join(" ")));
+            }
         };
         let group = Group::of(child.id());
         let first_line = |output| output == Output::FirstLine;
@@ -182,6 +193,7 @@ impl Launch {
         Ok(Process {
             child,
             group,
+            name: self.name,
             command: words.join(" "),
             addresses: Vec::new(),
             stdout: stdout.unwrap_or_else(Capture::none),

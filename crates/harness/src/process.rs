@@ -29,6 +29,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Process {
     pub(crate) child: Child,
     pub(crate) group: Group,
+    /// Its name.
+    pub name: String,
     /// How it was started.
     pub command: String,
     /// Where it listens: as its greeting says, or as it was told.
@@ -57,7 +59,7 @@ impl Process {
     pub fn address(&self) -> Result<SocketAddr> {
         match self.addresses.first() {
             Some(&address) => Ok(address),
-            None => failed(format!("it named no address to send to\n  {}", self.command)),
+            None => failed(format!("{} named no address to send to\n  {}", self.name, self.command)),
         }
     }
 
@@ -76,14 +78,15 @@ impl Process {
             Line::End => return self.ended_early(),
         };
         let error = self.stderr();
-        failed(format!("its first line on stdout {end} (stderr: {error:?})\n  {}", self.command))
+        let Self { name, command, .. } = self;
+        failed(format!("{name}: its first line on stdout {end} (stderr: {error:?})\n  {command}"))
     }
 
     /// Waits until a UDP socket is bound to the address's port: so does a program begin that does not greet.
     pub fn await_port(&mut self, address: SocketAddr) -> Result<()> {
         let pid = self.id();
         let bound =
-            eventually(&format!("UDP port {} is bound", address.port()), self.patience, || {
+            eventually(&format!("{} binds UDP port {}", self.name, address.port()), self.patience, || {
                 match self.has_exited() {
                     true => Some(false),
                     false => proc::udp_port_is_bound(pid, address.port()).then_some(true),
@@ -101,7 +104,8 @@ impl Process {
         // What it has started may hold the pipe open.
         self.group.kill();
         failed(format!(
-            "it ended instead of serving ({}; stderr: {:?})\n  {}",
+            "{} ended instead of serving ({}; stderr: {:?})\n  {}",
+            self.name,
             describe(status),
             self.stderr.at_end(self.patience),
             self.command
@@ -118,7 +122,8 @@ impl Process {
             Line::Late => format!("no line came within {} s", self.patience.as_secs()),
             Line::End => "stdout ended".to_owned(),
         };
-        failed(format!("{what} after {:?} (stderr: {:?})\n  {}", self.stdout(), self.stderr(), self.command))
+        let (out, error) = (self.stdout(), self.stderr());
+        failed(format!("{}: {what} after {out:?} (stderr: {error:?})\n  {}", self.name, self.command))
     }
 
     /// Takes lines until one contains `text`; returns that one.
@@ -169,7 +174,7 @@ impl Process {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(ending::raw(self.id()), signal).context(|| format!("send {signal} to {}", self.command))
+        kill(ending::raw(self.id()), signal).context(|| format!("send {signal} to {}", self.name))
     }
 
     /// The trace so far. It grows by [`Process::pump`], and by whatever waits for the program.
@@ -196,7 +201,7 @@ impl Process {
         };
         let start = Instant::now();
         loop {
-            let came = recorder.read().context(|| format!("read the trace of {}", self.command))?;
+            let came = recorder.read().context(|| format!("read the trace of {}", self.name))?;
             let left = patience.saturating_sub(start.elapsed());
             if came || left.is_zero() {
                 return Ok(came);
@@ -213,9 +218,10 @@ impl Process {
 
     /// Waits until every thread sleeps and the trace has been read to its end: the program is back in its wait.
     pub fn await_quiet(&mut self) -> Result<()> {
+        // What it has done before is no reason for doubt.
+        self.pump(Duration::ZERO)?;
         let start = self.events().len();
-        let patience = self.patience;
-        let rest = eventually("it comes to rest", patience, || {
+        let rest = eventually(&format!("{} comes to rest", self.name), self.patience, || {
             // Once could be between two calls.
             for _ in 0..3 {
                 match self.is_quiet() {
@@ -232,8 +238,8 @@ impl Process {
             Some(false) => Ok(()),
             Some(true) => self.ended_early(),
             None => failed(format!(
-                "it never comes to rest: nothing is sent to it, and it calls the kernel without end\n  {}",
-                self.command
+                "{} never came to rest: nothing is sent to it, and it calls the kernel without end\n  {}",
+                self.name, self.command
             )),
         }
     }
@@ -243,7 +249,7 @@ impl Process {
         self.signal(Signal::SIGSTOP)?;
         let pids = self.pids();
         ending::signal(&pids[1..], Signal::SIGSTOP);
-        let stopped = eventually("it stops on SIGSTOP", self.patience, || {
+        let stopped = eventually(&format!("{} stops on SIGSTOP", self.name), self.patience, || {
             let came = match self.pump(Duration::ZERO) {
                 Ok(came) => came,
                 Err(error) => return Some(Err(error)),
@@ -285,13 +291,8 @@ impl Process {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let patience = self.patience;
-        let status =
-            eventually(
-                "the program has ended",
-                patience,
-                || if self.has_exited() { self.exit } else { None },
-            );
+        let what = format!("{} has ended", self.name);
+        let status = eventually(&what, self.patience, || if self.has_exited() { self.exit } else { None });
         status.map_err(|error| error.context(&self.command))
     }
 
@@ -301,8 +302,7 @@ impl Process {
         let pid = self.id();
         if self.recorder.is_some() {
             // strace writes the last line when the program is gone already.
-            let patience = self.patience;
-            eventually("strace is done", patience, || match self.pump(Duration::ZERO) {
+            eventually("strace is done", self.patience, || match self.pump(Duration::ZERO) {
                 Ok(_) => self.recorder.as_ref().is_some_and(|it| it.has_ended(pid)).then_some(Ok(())),
                 Err(error) => Some(Err(error)),
             })??;
@@ -313,8 +313,9 @@ impl Process {
             status,
             stdout: self.stdout.at_end(self.patience),
             stderr: self.stderr.at_end(self.patience),
-            events: self.recorder.take().map(Recorder::end),
+            events: self.recorder.take().map(|recorder| recorder.events),
             addresses: std::mem::take(&mut self.addresses),
+            name: std::mem::take(&mut self.name),
             command: std::mem::take(&mut self.command),
         })
     }
@@ -371,6 +372,8 @@ pub struct Ended {
     pub events: Option<Vec<Event>>,
     /// Where it listened.
     pub addresses: Vec<SocketAddr>,
+    /// Its name.
+    pub name: String,
     /// How it was started.
     pub command: String,
 }
@@ -390,7 +393,8 @@ impl Ended {
     pub fn expect_code(&self, expected: i32) -> Result<()> {
         if self.code() != Some(expected) {
             return failed(format!(
-                "it ended with {}, not status {expected} (stdout: {:?}, stderr: {:?})\n  {}",
+                "{} ended with {}, not status {expected} (stdout: {:?}, stderr: {:?})\n  {}",
+                self.name,
                 describe(self.status),
                 self.stdout,
                 self.stderr,
@@ -398,7 +402,7 @@ impl Ended {
             ));
         }
         if self.stderr.contains("panicked") || self.stderr.contains("stack backtrace") {
-            return failed(format!("it panicked: {:?}\n  {}", self.stderr, self.command));
+            return failed(format!("{} panicked: {:?}\n  {}", self.name, self.stderr, self.command));
         }
         Ok(())
     }

@@ -109,13 +109,6 @@ impl Recorder {
         self.begun.drain(..start);
     }
 
-    /// All of it, those calls that never returned at its end.
-    pub(crate) fn end(mut self) -> Vec<Event> {
-        let open = self.open_calls();
-        self.events.extend(open.into_iter().map(Event::Call));
-        self.events
-    }
-
     /// Calls that have not returned yet, in the order in which they began.
     pub(crate) fn open_calls(&self) -> Vec<Call> {
         self.parser.open_calls(&String::from_utf8_lossy(&self.begun))

@@ -51,7 +51,7 @@ fn more_than_a_pipe_holds_stops_nobody() {
 #[test]
 fn what_is_not_there_is_named() {
     let error = Launch::new("/nowhere/server").args(["7"]).start().err().expect("no such program");
-    assert!(error.to_string().contains("`/nowhere/server 7`"), "{error}");
+    assert!(error.to_string().contains("start server (`/nowhere/server 7`)"), "{error}");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_greeting_is_the_first_line_or_none() {
         ("echo hello; exec sleep 600", "is no greeting"),
         (
             "echo no such file >&2; exit 1",
-            "it ended instead of serving (status 1; stderr: \"no such file\\n\")",
+            "sh ended instead of serving (status 1; stderr: \"no such file\\n\")",
         ),
     ] {
         let said = start(script(says)).await_greeting().expect_err(says).to_string();

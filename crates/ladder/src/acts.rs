@@ -4,25 +4,22 @@
 //! first is the slowest, those that move the read elsewhere are alike, and who has read before is the fastest
 //! by far. The times printed are medians over rounds; asserted are only ratios, between the fastest rounds.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use harness::strace::Call;
+use harness::{Launch, Output, Process, only, proc};
 use serde::Serialize;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use crate::bench::in_release;
 use crate::checkout::{Checkout, Profile};
 use crate::failure::{Context, Result, failed, note, print, usage};
-use crate::process;
-use crate::server::{require_strace, strace_is_there};
+use crate::server::require_strace;
 use crate::table::Table;
-use harness::strace::{Call, Event, Parser};
 
 /// Options of `ladder acts`.
 #[derive(clap::Args, Debug, Clone)]
@@ -139,13 +136,13 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
             grown[index] = (run.threads.max(grown[index].0), run.peak_kib.max(grown[index].1));
         }
     }
-    let counted = strace_is_there();
-    if !counted {
-        note("ladder: system calls are not counted: strace is not installed (package strace)");
+    let traceable = harness::require_strace();
+    if let Err(why) = &traceable {
+        note(&format!("ladder: system calls are not counted: {why}"));
     }
     let mut rows = Vec::new();
     for (index, program) in acts.iter().enumerate() {
-        let calls = if counted { Some(calls_per_joke(checkout, program, options)?) } else { None };
+        let calls = if traceable.is_ok() { Some(calls_per_joke(checkout, program, options)?) } else { None };
         rows.push(Row {
             program: (*program).to_string(),
             seconds: median(&fast[index]),
@@ -224,54 +221,45 @@ struct Run {
 
 /// One act's turn: started, warmed up by one crowd, measured with the next, ended.
 fn measure(checkout: &Checkout, options: &Options, program: &str, slow_disk: u32) -> Result<Run> {
-    let binary = checkout.binary(program, checkout.profile);
-    let mut act = Act::start(Command::new(binary), program, slow_disk, options.threads)?;
+    let launch = Launch::new(checkout.binary(program, checkout.profile).display());
+    let act = start(launch, slow_disk, options.threads)?;
     // Threads are started and buffers allocated by the first crowd.
     crowd(checkout, &act, options.connections)?;
-    let pid = act.child.id();
-    let before = process::cpu_ns(&[pid]);
+    let pid = [act.id()];
+    let before = proc::cpu(&pid);
     let seconds = crowd(checkout, &act, options.connections)?;
-    let cpu = process::cpu_ns(&[pid]).saturating_sub(before);
+    let cpu = proc::cpu(&pid).saturating_sub(before);
     let run = Run {
         seconds,
-        cpu_us: cpu as f64 / 1000.0 / f64::from(options.connections),
-        threads: threads(pid),
-        peak_kib: process::peak_kib(&[pid]),
+        cpu_us: cpu.as_nanos() as f64 / 1000.0 / f64::from(options.connections),
+        threads: proc::status(act.id()).map_or(0, |status| status.threads),
+        peak_kib: proc::peak_kib(&pid),
     };
-    act.finish(pid)?;
+    finish(act)?;
     Ok(run)
 }
 
 /// System calls that one joke more costs the server: two runs under strace, so that the start, which both
 /// have, falls out of the difference.
 fn calls_per_joke(checkout: &Checkout, program: &str, options: &Options) -> Result<f64> {
-    let few = calls(checkout, program, options, 50)?;
-    let many = calls(checkout, program, options, 250)?;
-    Ok(many.saturating_sub(few) as f64 / 200.0)
-}
-
-fn calls(checkout: &Checkout, program: &str, options: &Options, jokes: u32) -> Result<u64> {
-    let table = Scratch::new(program);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-c", "-qq", "-o"]).arg(&table.0).arg(checkout.binary(program, checkout.profile));
-    let mut act = Act::start(command, program, 0, options.threads)?;
-    crowd(checkout, &act, jokes)?;
-    // strace is the parent; the signal is for the act.
-    let Some(&traced) = process::tree(act.child.id()).get(1) else {
-        return failed(format!(
-            "{program} ended under strace before it was told to: start it by hand to see why"
-        ));
+    let calls = |jokes| -> Result<usize> {
+        let launch = Launch::new(checkout.binary(program, checkout.profile).display()).traced(["-s", "0"]);
+        let act = start(launch, 0, options.threads)?;
+        crowd(checkout, &act, jokes)?;
+        finish(act).map(|calls| calls.len())
     };
-    act.finish(traced)?;
-    let text = fs::read_to_string(&table.0).context(|| format!("read the counts of strace for {program}"))?;
-    Ok(counted(&text))
+    let (few, many) = (calls(50)?, calls(250)?);
+    Ok(many.saturating_sub(few) as f64 / 200.0)
 }
 
 /// The joke of a transcript: two lines, so that who sends line by line can be told from who does not.
 const TRACED: &str = "Knock, knock.\nWho is there?\n";
 
 /// The calls that move a joke.
-const MOVES: &str = "trace=accept4,openat,lseek,read,pread64,write,writev,sendto,sendmsg,shutdown,recvfrom";
+const MOVES: &[&str] = &[
+    "accept4", "openat", "lseek", "read", "pread64", "write", "writev", "sendto", "sendmsg", "shutdown",
+    "recvfrom",
+];
 
 /// What one connection to an act is in system calls: each with its thread, `A` being the one that accepts. The
 /// act has one worker and one thread in its pool, so that the order is the same each time; waits, and calls
@@ -279,15 +267,15 @@ const MOVES: &str = "trace=accept4,openat,lseek,read,pread64,write,writev,sendto
 pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Result<String> {
     require_strace()?;
     checkout.build([program], checkout.profile)?;
-    let (jokes, trace) = (Scratch::new("jokes"), Scratch::new(program));
-    fs::write(&jokes.0, TRACED).context(|| "write a joke".into())?;
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-s", "32", "-e", MOVES, "-e", "signal=none", "-o"]).arg(&trace.0);
-    command.arg(checkout.binary(program, checkout.profile)).args(["--blocking-threads", "1", "--file"]);
-    command.arg(&jokes.0).args(flags);
-    let mut act = Act::start(command, program, 0, 1)?;
+    let mut jokes = NamedTempFile::new().context(|| "make a file of jokes".into())?;
+    jokes.write_all(TRACED.as_bytes()).context(|| "write a joke".into())?;
+    let launch = Launch::new(checkout.binary(program, checkout.profile).display())
+        .args(["--blocking-threads", "1", "--file", &jokes.path().display().to_string()])
+        .args(flags)
+        .traced([["-s".into(), "32".into()], only(MOVES)].concat());
+    let act = start(launch, 0, 1)?;
     let mut joke = String::new();
-    TcpStream::connect(&act.address)
+    TcpStream::connect(act.address()?)
         .and_then(|mut connection| {
             connection.set_read_timeout(Some(PATIENCE))?;
             connection.read_to_string(&mut joke)
@@ -296,30 +284,16 @@ pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Resul
     if joke != TRACED {
         return failed(format!("{program} sent {joke:?} instead of {TRACED:?}"));
     }
-    let Some(&traced) = process::tree(act.child.id()).get(1) else {
-        return failed(format!(
-            "{program} ended under strace before it was told to: start it by hand to see why"
-        ));
-    };
-    act.finish(traced)?;
-    let text = fs::read_to_string(&trace.0).context(|| format!("read the trace of {program}"))?;
-    Ok(one_connection(&text))
+    Ok(one_connection(&finish(act)?))
 }
 
 /// The calls of a connection, from its accept to the end of what the client sends, one a line.
-fn one_connection(trace: &str) -> String {
-    let mut parser = Parser::default();
-    let calls: Vec<Call> = trace
-        .lines()
-        .filter_map(|line| match parser.line(line)? {
-            Event::Call(call) if call.errno.is_none() => Some(call),
-            _ => None,
-        })
-        .collect();
+fn one_connection(calls: &[Call]) -> String {
+    let calls = calls.iter().filter(|call| call.errno.is_none());
     let mut threads: Vec<u32> = Vec::new();
     let mut names: Vec<(i64, &str)> = Vec::new();
     let mut lines = String::new();
-    for call in &calls {
+    for call in calls {
         let descriptor = call.args.first().and_then(|arg| arg.parse::<i64>().ok());
         let name = |descriptor: Option<i64>| {
             names.iter().rev().find(|(number, _)| Some(*number) == descriptor).map(|(_, name)| *name)
@@ -363,27 +337,18 @@ fn value(call: &Call) -> String {
     call.value.map_or_else(|| "?".into(), |value| value.to_string())
 }
 
-/// The sum of the fourth column of `strace -c`, header, rules and total left out.
-fn counted(table: &str) -> u64 {
-    table
-        .lines()
-        .filter(|line| !line.trim_end().ends_with(" total"))
-        .filter_map(|line| line.split_ascii_whitespace().nth(3)?.parse::<u64>().ok())
-        .sum()
-}
-
 /// Lets the client open its connections; the seconds that it took. A joke that did not arrive whole fails.
-fn crowd(checkout: &Checkout, act: &Act, connections: u32) -> Result<f64> {
-    let output = Command::new(checkout.binary(CLIENT, checkout.profile))
-        .args(["--json", "--connections", &connections.to_string(), &act.address])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context(|| format!("start {CLIENT}"))?;
+fn crowd(checkout: &Checkout, act: &Process, connections: u32) -> Result<f64> {
+    let address = act.address()?.to_string();
+    let ended = Launch::new(checkout.binary(CLIENT, checkout.profile).display())
+        .args(["--json", "--connections", &connections.to_string(), &address])
+        .stderr(Output::Inherited)
+        .patience(PATIENCE)
+        .run()?;
     let report: Value =
-        serde_json::from_slice(&output.stdout).context(|| format!("read what {CLIENT} printed"))?;
-    if !output.status.success() {
-        return failed(format!("{}: not everybody got a joke: {report}", act.program));
+        serde_json::from_str(&ended.stdout).context(|| format!("read what {CLIENT} printed"))?;
+    if !ended.status.success() {
+        return failed(format!("{}: not everybody got a joke: {report}", act.name));
     }
     match report["seconds"].as_f64() {
         Some(seconds) => Ok(seconds),
@@ -391,86 +356,19 @@ fn crowd(checkout: &Checkout, act: &Act, connections: u32) -> Result<f64> {
     }
 }
 
-/// A running act; killed when dropped.
-struct Act {
-    program: String,
-    address: String,
-    child: Child,
+/// Starts an act with the flags of the measurement behind those that it has.
+fn start(launch: Launch, slow_disk: u32, threads: u16) -> Result<Process> {
+    let flags = ["--json", "--slow-disk", &slow_disk.to_string(), "--threads", &threads.to_string()];
+    let mut act = launch.args(flags).args(["127.0.0.1:0"]).patience(PATIENCE).start()?;
+    act.await_greeting()?;
+    Ok(act)
 }
 
-impl Act {
-    /// Starts `command` with the flags of an act behind it, and reads where it listens.
-    fn start(mut command: Command, program: &str, slow_disk: u32, threads: u16) -> Result<Self> {
-        command
-            .args([
-                "--json",
-                "--slow-disk",
-                &slow_disk.to_string(),
-                "--threads",
-                &threads.to_string(),
-                "127.0.0.1:0",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().context(|| format!("start {program}"))?;
-        let mut greeting = String::new();
-        let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut greeting));
-        let mut act = Act { program: program.to_string(), address: String::new(), child };
-        let address =
-            greeting.split_once(": listening on ").and_then(|(_, rest)| rest.split_whitespace().next());
-        match (read, address) {
-            (Some(Ok(_)), Some(address)) => act.address = address.to_string(),
-            _ => {
-                return failed(format!(
-                    "{program} did not say where it listens: start it by hand to see why"
-                ));
-            }
-        }
-        Ok(act)
-    }
-
-    /// Sends SIGTERM to `pid` and waits for the end of what was started.
-    fn finish(&mut self, pid: u32) -> Result<()> {
-        kill(Pid::from_raw(pid as i32), Signal::SIGTERM).context(|| format!("end {}", self.program))?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.child.try_wait().context(|| format!("wait for {}", self.program))? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return failed(format!("{} ended with {status}", self.program)),
-                None if Instant::now() > deadline => {
-                    return failed(format!("{} does not end after SIGTERM", self.program));
-                }
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-}
-
-impl Drop for Act {
-    fn drop(&mut self) {
-        // It has ended already unless something failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A file that is removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Scratch(std::env::temp_dir().join(format!("ladder-acts-{}-{name}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(Path::new(&self.0));
-    }
-}
-
-fn threads(pid: u32) -> u64 {
-    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count() as u64)
+/// Ends an act, which has to end well; the system calls that strace has seen, if it has looked.
+fn finish(act: Process) -> Result<Vec<Call>> {
+    let ended = act.terminate()?;
+    ended.expect_code(0)?;
+    Ok(ended.calls().cloned().collect())
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -599,17 +497,8 @@ mod tests {
             8 accept4(5, NULL, NULL, SOCK_CLOEXEC) = 10\n";
         let expected = "thread A  accept4(listener) = connection\nthread B  pread64(jokes) = 28\n\
             thread A  sendto(connection, \"Knock\") = 28\nthread A  recvfrom(connection) = 0\n";
-        assert_eq!(one_connection(trace), expected);
-    }
-
-    #[test]
-    fn calls_are_the_fourth_column() {
-        let table = "% time     seconds  usecs/call     calls    errors syscall\n\
-            ------ ----------- ----------- --------- --------- ----------------\n\
-            \x20 90.00    0.000900           9       100         3 futex\n\
-            \x20 10.00    0.000100           1        11           read\n\
-            ------ ----------- ----------- --------- --------- ----------------\n\
-            100.00    0.001000           9       111         3 total\n";
-        assert_eq!(counted(table), 111);
+        let events = harness::strace::read(trace.as_bytes()).events;
+        let calls: Vec<Call> = harness::calls(&events).cloned().collect();
+        assert_eq!(one_connection(&calls), expected);
     }
 }

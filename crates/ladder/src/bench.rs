@@ -7,14 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use harness::{Process, cores, on_core, proc, require_strace};
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Profile};
 use crate::counts::per_datagram;
 use crate::failure::{Result, failed, note, print, usage};
 use crate::load::{Load, Until, ping_pong};
-use crate::process;
-use crate::server::{self, Launch, Server, Target, on_core};
+use crate::server::{self, Launch, Target};
 use crate::table::Table;
 
 /// Options of `ladder bench`.
@@ -129,7 +129,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
     }
     let targets = server::targets(checkout, &names, &options.with)?;
     server::build(checkout, &targets, checkout.profile)?;
-    let cores = server::cores();
+    let cores = cores();
     let server_core = cores.last().copied().unwrap_or(0);
     let client_core = cores.first().copied().unwrap_or(0);
     if server_core == client_core {
@@ -152,13 +152,13 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
     let Some(reference) = reference.map(|index| rounds[index].clone()) else {
         return failed(format!("the reference {REFERENCE} is not among the programs of this checkout"));
     };
-    let count_calls = server::strace_is_there();
-    if !count_calls {
-        note("ladder: system calls are not counted: strace is not installed (package strace)");
+    let traceable = require_strace();
+    if let Err(why) = &traceable {
+        note(&format!("ladder: system calls are not counted: {why}"));
     }
     let mut rows = Vec::new();
     for (target, rounds) in targets.iter().zip(&rounds) {
-        let calls = if count_calls { Some(system_calls(checkout, target, options)?) } else { None };
+        let calls = if traceable.is_ok() { Some(system_calls(checkout, target, options)?) } else { None };
         rows.push(row(target, rounds, &reference, calls));
     }
     report(checkout, options, rows)
@@ -183,7 +183,7 @@ fn measure(
     options: &Options,
 ) -> Result<Round> {
     let launch = Launch { core: Some(core), ..Launch::default() };
-    let mut server = Server::start(checkout, checkout.profile, target, &launch)?;
+    let mut server = server::start(checkout, checkout.profile, target, &launch)?;
     let address = server.address()?;
     let mut load = Load::new(
         address,
@@ -196,11 +196,11 @@ fn measure(
     load.run(Until::Elapsed(options.duration / 10))?;
     rest(&mut server)?;
     let pids = server.pids();
-    let before = process::cpu_ns(&pids);
+    let before = proc::cpu(&pids);
     let flow = load.run(Until::Elapsed(options.duration))?;
     rest(&mut server)?;
     let pids = server.pids();
-    let cpu = process::cpu_ns(&pids).saturating_sub(before);
+    let cpu = proc::cpu(&pids).saturating_sub(before);
     let echoes = flow.echoes.max(1) as f64;
     // Across cores nearly all of a round trip is the wake-up; on one core it is the server.
     let (times, unanswered) =
@@ -211,24 +211,24 @@ fn measure(
     };
     let round = Round {
         echoes_per_second: if flow.echoes == 0 { 0.0 } else { flow.echoes as f64 / flow.seconds },
-        cpu_ns: cpu as f64 / echoes,
+        cpu_ns: cpu.as_nanos() as f64 / echoes,
         p50_us: microseconds(0.5),
         p99_us: microseconds(0.99),
         max_us: microseconds(1.0),
-        peak_kib: process::peak_kib(&server.pids()) as f64,
+        peak_kib: proc::peak_kib(&server.pids()) as f64,
         lost: flow.lost + unanswered,
         wrong: flow.wrong,
     };
-    server.finish()?;
+    server.dismiss();
     Ok(round)
 }
 
 /// Waits until the server sleeps: the kernel accounts for a thread's time when it leaves the core. One that
 /// never sleeps is measured as it is.
-fn rest(server: &mut Server) -> Result<()> {
+fn rest(server: &mut Process) -> Result<()> {
     let deadline = Instant::now() + Duration::from_millis(50);
     while Instant::now() < deadline {
-        if process::states(&server.pids()).iter().all(|&state| state == 'S') {
+        if proc::states(&server.pids()).iter().all(|&state| state == 'S') {
             return Ok(());
         }
         server.pump(Duration::from_micros(200))?;
@@ -239,25 +239,15 @@ fn rest(server: &mut Server) -> Result<()> {
 /// Calls per datagram with the window kept full, from a run of its own: strace slows what it counts.
 fn system_calls(checkout: &Checkout, target: &Target, options: &Options) -> Result<f64> {
     let launch = Launch { traced: true, ..Launch::default() };
-    let mut server = Server::start(checkout, checkout.profile, target, &launch)?;
+    let mut server = server::start(checkout, checkout.profile, target, &launch)?;
     server.await_quiet()?;
     let before = server.events().len();
     let address = server.address()?;
     let (size, window, peers) = (options.size.into(), options.window.into(), options.peers.into());
-    // strace waits when nobody reads what it writes, so somebody else sends.
-    let sender = std::thread::spawn(move || {
-        Load::new(address, size, window, peers, false)?.run(Until::Datagrams(COUNTED))
-    });
-    while !sender.is_finished() {
-        server.pump(Duration::from_millis(5))?;
-    }
-    let flow = match sender.join() {
-        Ok(flow) => flow?,
-        Err(_) => return failed(format!("the client for {} broke off", target.name())),
-    };
+    let flow = Load::new(address, size, window, peers, false)?.run(Until::Datagrams(COUNTED))?;
     server.await_quiet()?;
     let calls = server.calls_since(before).filter(|call| call.mark().is_none()).count();
-    server.finish()?;
+    server.dismiss();
     Ok(calls as f64 / flow.echoes.max(1) as f64)
 }
 

@@ -20,7 +20,7 @@ use similar::TextDiff;
 use crate::checkout::{Checkout, Profile, Program};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::patch::Patch;
-use crate::server::{Launch, Server, Target, require_strace};
+use crate::server::{self, Launch, Target, require_strace};
 use crate::table::Table;
 use crate::{claims, counts, record};
 
@@ -195,7 +195,7 @@ fn look(checkout: &Checkout, broken: &Broken) -> Result<(String, bool)> {
     match &broken.change.look {
         Look::Compare => {
             // A program that does not even start would prove nothing.
-            drop(Server::start(checkout, checkout.profile, &target, &launch)?);
+            drop(server::start(checkout, checkout.profile, &target, &launch)?);
             let mut said = String::new();
             match counts::measure_one(checkout, checkout.profile, &target, &launch, SOON) {
                 Ok(row) => said.extend(claims::broken(&row).iter().map(|claim| format!("ladder: {claim}\n"))),

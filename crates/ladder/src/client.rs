@@ -1,11 +1,12 @@
 //! The other end while a server is traced: sends datagrams and takes the echoes, without hurry.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Context, Result};
-use crate::server::{PATIENCE, Server};
+use harness::{PATIENCE, Process};
+
+use crate::failure::Result;
 
 /// How the echoes of some datagrams came back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,71 +20,53 @@ pub struct Echoes {
 }
 
 /// A socket that sends to one server.
-pub struct Client {
-    socket: UdpSocket,
+pub struct Client(harness::Client);
+
+impl Deref for Client {
+    type Target = harness::Client;
+
+    fn deref(&self) -> &harness::Client {
+        &self.0
+    }
 }
 
 impl Client {
-    /// A client on a port of the kernel's choice, for the server at that address.
+    /// A client on a port of the kernel's choice, for the server at that address. Its own address is always the
+    /// same, so that two transcripts are alike.
     pub fn new(server: SocketAddr) -> Result<Self> {
         let local: IpAddr = match server {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
-        let socket = UdpSocket::bind((local, 0)).context(|| "open a socket for the client".into())?;
-        socket.connect(server).context(|| format!("connect to {server}"))?;
-        socket.set_nonblocking(true).context(|| "make the client's socket non-blocking".into())?;
-        Ok(Client { socket })
-    }
-
-    /// Its own port.
-    pub fn port(&self) -> Result<u16> {
-        Ok(self.socket.local_addr().context(|| "read the client's address".into())?.port())
-    }
-
-    /// Sends one datagram.
-    pub fn send(&self, payload: &[u8]) -> Result<()> {
-        loop {
-            match self.socket.send(payload) {
-                Ok(_) => return Ok(()),
-                // An answer of the network to an earlier datagram: nobody listened then. It is lost, and seen
-                // to be.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error).context(|| "send a datagram to the server".into()),
-            }
-        }
+        Ok(Client(harness::Client::at((local, 0).into(), server)?))
     }
 
     /// Waits for the echoes of these datagrams, in this order, while the trace of the server is read on. Those
     /// that are not there when nothing has come for as long as `patience`, and the server is back in its wait,
     /// are lost.
-    pub fn await_echoes(&self, server: &mut Server, sent: &[Vec<u8>], patience: Duration) -> Result<Echoes> {
+    pub fn await_echoes(&self, server: &mut Process, sent: &[Vec<u8>], patience: Duration) -> Result<Echoes> {
         let mut echoes = Echoes::default();
-        let mut buffer = vec![0; 1 << 16];
         let mut deadline = Instant::now() + patience;
         while echoes.good + echoes.wrong < sent.len() {
-            match self.socket.recv(&mut buffer) {
-                Ok(length) => {
-                    match buffer[..length] == sent[echoes.good + echoes.wrong][..] {
-                        true => echoes.good += 1,
-                        false => echoes.wrong += 1,
-                    }
-                    deadline = Instant::now() + patience;
+            let came = self.arrived()?;
+            if came.is_empty() {
+                let late = Instant::now().checked_duration_since(deadline);
+                // A busy machine makes a server slow, and keeps it from its wait.
+                if late.is_some_and(|late| late > PATIENCE) || late.is_some() && server.is_quiet()? {
+                    break;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let late = Instant::now().checked_duration_since(deadline);
-                    // A busy machine makes a server slow, and keeps it from its wait.
-                    if late.is_some_and(|late| late > PATIENCE) || late.is_some() && server.is_quiet()? {
-                        break;
-                    }
-                    server.pump(Duration::from_millis(1))?;
-                }
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionRefused) => {}
-                Err(error) => return Err(error).context(|| "receive an echo".into()),
+                server.pump(Duration::from_millis(1))?;
+                continue;
             }
+            for echo in came {
+                match sent.get(echoes.good + echoes.wrong) == Some(&echo) {
+                    true => echoes.good += 1,
+                    false => echoes.wrong += 1,
+                }
+            }
+            deadline = Instant::now() + patience;
         }
-        echoes.lost = sent.len() - echoes.good - echoes.wrong;
+        echoes.lost = sent.len().saturating_sub(echoes.good + echoes.wrong);
         Ok(echoes)
     }
 }

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use harness::strace::{Call, Event};
+use harness::Process;
+use harness::strace::Call;
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Profile};
 use crate::client::{Client, Echoes};
 use crate::expectation::Expectation;
 use crate::failure::Result;
-use crate::server::{self, Launch, Server, Target};
+use crate::server::{self, Launch, Target};
 
 /// Datagrams sent one at a time.
 const SINGLE: usize = 8;
@@ -114,17 +115,12 @@ pub fn measure(checkout: &Checkout, profile: Profile, targets: &[Target]) -> Res
     }
     // They are idle together, so that the second is spent once.
     let before: Vec<usize> = started.iter().map(|(_, server)| server.events().len()).collect();
-    let end = Instant::now() + Duration::from_secs(1);
-    while let Some(left) = end.checked_duration_since(Instant::now()) {
-        for (_, server) in &mut started {
-            server.pump(Duration::ZERO)?;
-        }
-        thread::sleep(left.min(Duration::from_millis(10)));
-    }
+    thread::sleep(Duration::from_secs(1));
     let mut rows = Vec::new();
     for ((mut row, mut server), before) in started.into_iter().zip(before) {
+        server.pump(Duration::ZERO)?;
         row.idle_second = Phase::new(server.calls_since(before), 0, Echoes::default());
-        server.finish()?;
+        server.dismiss();
         rows.push(row);
     }
     Ok(rows)
@@ -138,8 +134,8 @@ pub fn measure_one(
     launch: &Launch,
     patience: Duration,
 ) -> Result<Row> {
-    let (row, mut server) = phases(checkout, profile, target, launch, patience)?;
-    server.finish()?;
+    let (row, server) = phases(checkout, profile, target, launch, patience)?;
+    server.dismiss();
     Ok(row)
 }
 
@@ -149,18 +145,14 @@ fn phases(
     target: &Target,
     launch: &Launch,
     patience: Duration,
-) -> Result<(Row, Server)> {
+) -> Result<(Row, Process)> {
     let expects = match target {
         Target::Own(program) => Some(Expectation::of(program)?),
         Target::Foreign { .. } => None,
     };
-    let mut server = Server::start(checkout, profile, target, launch)?;
+    let mut server = server::start(checkout, profile, target, launch)?;
     server.await_quiet()?;
-    let start_up = server.events().iter().filter_map(|event| match event {
-        Event::Call(call) => Some(call),
-        _ => None,
-    });
-    let start_up = start_up.take_while(|call| call.mark() != Some("ready"));
+    let start_up = server.calls_since(0).take_while(|call| call.mark() != Some("ready"));
     let start_up = Phase::new(start_up, 0, Echoes::default());
     let client = Client::new(server.address()?)?;
     // The first datagram pays for what is done once: a buffer, a registration, a child.
@@ -188,7 +180,7 @@ fn payloads(count: usize) -> Vec<Vec<u8>> {
 /// Sends datagrams one at a time, each when the server is back in its wait. Returns their calls as a phase, and
 /// in order for each datagram.
 fn exchange(
-    server: &mut Server,
+    server: &mut Process,
     client: &Client,
     count: usize,
     patience: Duration,
@@ -208,14 +200,14 @@ fn exchange(
 }
 
 /// Sends datagrams while the server is stopped, and lets it go on.
-fn burst(server: &mut Server, client: &Client, count: usize, patience: Duration) -> Result<Phase> {
+fn burst(server: &mut Process, client: &Client, count: usize, patience: Duration) -> Result<Phase> {
     let before = server.events().len();
     server.freeze()?;
     let sent = payloads(count);
     for payload in &sent {
         client.send(payload)?;
     }
-    server.thaw();
+    server.thaw()?;
     let echoes = client.await_echoes(server, &sent, patience)?;
     server.await_quiet()?;
     Ok(Phase::new(server.calls_since(before), count, echoes))
@@ -235,7 +227,7 @@ pub fn per_datagram(calls: usize, datagrams: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use harness::strace::Parser;
+    use harness::strace::{Event, Parser};
 
     use super::*;
 

@@ -5,18 +5,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use clap::Parser;
+use harness::{Launch, PATIENCE};
 use regex::{Captures, Regex};
 
 use crate::checkout::Checkout;
 use crate::counts::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::names::pattern;
-use crate::server::{self, PATIENCE};
+use crate::server;
 use crate::{acts, breaks, claims, compare, diff, list, trace};
 
 /// Options of `ladder docs`.
@@ -340,48 +340,12 @@ fn command_line(args: &[String]) -> String {
 }
 
 fn run_to_its_end(binary: &Path, args: &[String]) -> Result<String> {
-    let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut child = Command::new(binary)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context(|| format!("start {name}"))?;
-    // The pipes are read by others, so that a full one does not stop the program.
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            if let Some(mut pipe) = pipe {
-                // What came before an error is what there is to show.
-                let _ = pipe.read_to_end(&mut bytes);
-            }
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
-    let stdout = read(stdout.map(|pipe| Box::new(pipe) as Box<_>));
-    let stderr = read(stderr.map(|pipe| Box::new(pipe) as Box<_>));
-    let deadline = Instant::now() + PATIENCE * 4;
-    let status = loop {
-        match child.try_wait().context(|| format!("wait for {name}"))? {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                // Whether it could be killed or not, it did not end by itself.
-                let _ = child.kill();
-                let _ = child.wait();
-                return failed(format!("{name} did not end by itself within {:?}", PATIENCE * 4));
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    let mut text = stdout.join().unwrap_or_default();
-    if !status.success() {
-        text.push_str(&stderr.join().unwrap_or_default());
-        match status.code() {
-            Some(code) => text.push_str(&format!("(exit code {code})\n")),
-            None => return failed(format!("{name} ended by a signal: {status}")),
-        }
+    let ended = Launch::new(binary.display()).args(args).patience(PATIENCE * 2).run()?;
+    let mut text = ended.stdout;
+    match ended.status.code() {
+        Some(0) => {}
+        Some(code) => text.push_str(&format!("{}(exit code {code})\n", ended.stderr)),
+        None => return failed(format!("{} ended by a signal: {}", ended.name, ended.status)),
     }
     Ok(text)
 }

@@ -23,6 +23,13 @@ impl fmt::Display for Failure {
     }
 }
 
+impl From<harness::Error> for Failure {
+    fn from(error: harness::Error) -> Self {
+        // The command line below it names places on this machine.
+        Failure::Failed(error.sentence().to_string())
+    }
+}
+
 /// A failure with exit code 1.
 pub fn failed<T>(message: impl Into<String>) -> Result<T> {
     Err(Failure::Failed(message.into()))

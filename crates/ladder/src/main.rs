@@ -20,7 +20,6 @@ mod load;
 mod many;
 mod names;
 mod patch;
-mod process;
 mod record;
 mod server;
 mod story;
@@ -29,11 +28,8 @@ mod timeline;
 mod trace;
 
 use std::process::ExitCode;
-use std::thread;
 
 use clap::{Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use checkout::Checkout;
 use failure::{Failure, Result, note};
@@ -74,7 +70,8 @@ fn main() -> ExitCode {
     // `check` starts this tool again for what needs a network of its own.
     echo_contract::enter_private_network();
     let cli = Cli::parse();
-    end_with_children();
+    // Not only what harness starts: cargo is started without it.
+    harness::end_children_with_us();
     match run(&cli.command) {
         Ok(code) => code,
         Err(failure) => {
@@ -85,19 +82,6 @@ fn main() -> ExitCode {
             }
         }
     }
-}
-
-/// On SIGINT or SIGTERM nothing that the tool has started goes on.
-fn end_with_children() {
-    // Without a handler the signal still ends the tool, if not its servers.
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
-    thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            let started = process::tree(std::process::id());
-            process::signal(&started[1..], nix::sys::signal::Signal::SIGKILL);
-            std::process::exit(128 + signal);
-        }
-    });
 }
 
 fn run(command: &Command) -> Result<ExitCode> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use harness::PATIENCE;
 use serde::Serialize;
 
 use crate::checkout::{Checkout, Profile, Program};
@@ -10,7 +11,7 @@ use crate::client::Client;
 use crate::counts::per_datagram;
 use crate::expectation::PollExpectation;
 use crate::failure::{Result, failed};
-use crate::server::{self, Launch, PATIENCE, Server, Target};
+use crate::server::{self, Launch, Target};
 use crate::table::Table;
 
 /// Datagrams sent to each, to the sockets in turn.
@@ -55,7 +56,7 @@ pub fn measure(checkout: &Checkout, profile: Profile, programs: &[&Program]) -> 
 fn count(checkout: &Checkout, profile: Profile, target: &Target, sockets: usize) -> Result<Row> {
     let args = ["--base-port", "0", "--sockets", &sockets.to_string()].map(str::to_string).into();
     let launch = Launch { traced: true, args, ..Launch::default() };
-    let mut server = Server::start(checkout, profile, target, &launch)?;
+    let mut server = server::start(checkout, profile, target, &launch)?;
     server.await_quiet()?;
     // The greeting names the first and the last: their ports are consecutive.
     let Some(&first) = server.addresses.first() else {
@@ -91,7 +92,7 @@ fn count(checkout: &Checkout, profile: Profile, target: &Target, sockets: usize)
             None => *row.calls.entry(call.common_name().to_string()).or_default() += 1,
         }
     }
-    server.finish()?;
+    server.dismiss();
     Ok(row)
 }
 

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::strace::{self, Recording};
+use harness::{PATIENCE, Process};
 
 use crate::checkout::{Checkout, Profile};
 use crate::client::Client;
 use crate::failure::{Context, Result, failed, note, usage};
 use crate::names::Names;
-use crate::server::{Launch, PATIENCE, Server, Target, require_strace};
+use crate::server::{self, Launch, Target, require_strace};
 use crate::story::{Extent, Note, Scope, Sent, Story};
 
 /// What is recorded, and how it is poked: options that `trace` and `timeline` share.
@@ -137,35 +138,33 @@ pub fn record(
     };
     let launch =
         Launch { traced: true, times: raw || times, args, alone: options.alone, binary, ..Launch::default() };
-    let mut server = Server::start(checkout, profile, &target, &launch)?;
+    let mut server = server::start(checkout, profile, &target, &launch)?;
     if options.alone {
-        let status = server.await_end(PATIENCE * 4)?;
-        if !status.success() {
-            return failed(format!("{} ended with {status}: {}", target.name(), server.said().trim()));
+        let ended = server.finish()?;
+        if !ended.status.success() {
+            return failed(format!("{} ended with {}: {}", target.name(), ended.status, ended.stderr.trim()));
         }
+        let events = ended.events.unwrap_or_default();
         let scope = if matches!(target, Target::Own(_)) { Scope::Alone } else { Scope::Recorded };
-        return Ok(Story::tell(server.events(), &[], Names::of(server.events()), &[], extent, scope));
+        return Ok(Story::tell(&events, &[], Names::of(&events), &[], extent, scope));
     }
     let mut notes = Vec::new();
     let clients = Script { options, name: target.name(), echoes, patience }.poke(&mut server, &mut notes)?;
-    let end = server.events().len();
-    let mut open = server.open_calls();
+    let (mut events, mut open) = (server.events().to_vec(), server.open_calls());
+    let addresses = server.addresses.clone();
     if options.shutdown {
-        notes.push(Note { at: end, text: "SIGTERM".into(), sent: Vec::new() });
-        server.finish()?;
+        notes.push(Note { at: events.len(), text: "SIGTERM".into(), sent: Vec::new() });
+        events = server.terminate()?.events.unwrap_or_default();
         open.clear();
+    } else {
+        server.dismiss();
     }
-    let events = if options.shutdown { server.events() } else { &server.events()[..end] };
-    let mut names = Names::of(events);
-    names.server(&server.addresses);
+    let mut names = Names::of(&events);
+    names.server(&addresses);
     for (index, client) in clients.iter().enumerate() {
         names.port(client.port()?, format!("client-{}", index + 1));
     }
-    let story = Story::tell(events, &open, names, &notes, extent, Scope::Served);
-    if !options.shutdown {
-        server.finish()?;
-    }
-    Ok(story)
+    Ok(Story::tell(&events, &open, names, &notes, extent, Scope::Served))
 }
 
 /// Tells a recording that strace has made somewhere else.
@@ -195,7 +194,7 @@ pub fn empty_datagram(
     launch: &Launch,
     patience: Duration,
 ) -> Result<(String, bool)> {
-    let mut server = Server::start(checkout, profile, target, launch)?;
+    let mut server = server::start(checkout, profile, target, launch)?;
     server.await_quiet()?;
     let client = Client::new(server.address()?)?;
     let at = server.events().len();
@@ -210,7 +209,7 @@ pub fn empty_datagram(
     let text = if came { "the echo came" } else { "no echo came" };
     notes.push(Note { at: server.events().len(), text: text.into(), sent: Vec::new() });
     let story = Story::tell(server.events(), &[], names, &notes, Extent::default(), Scope::Served);
-    server.finish()?;
+    server.dismiss();
     Ok((story.transcript(), came))
 }
 
@@ -227,7 +226,7 @@ struct Script<'a> {
 
 impl Script<'_> {
     /// Single datagrams from the first client, then a burst by two clients in turn. Notes what it does.
-    fn poke(&self, server: &mut Server, notes: &mut Vec<Note>) -> Result<Vec<Client>> {
+    fn poke(&self, server: &mut Process, notes: &mut Vec<Note>) -> Result<Vec<Client>> {
         server.await_quiet()?;
         let Some(&address) = server.addresses.first() else { return Ok(Vec::new()) };
         let mut clients = vec![Client::new(address)?];
@@ -264,14 +263,14 @@ impl Script<'_> {
                 Sent { client: 2, socket: second, datagrams: sent[1].len() },
             ],
         });
-        server.thaw();
+        server.thaw()?;
         for (client, sent) in clients.iter().zip(&sent) {
             self.answered(server, client, sent)?;
         }
         Ok(clients)
     }
 
-    fn answered(&self, server: &mut Server, client: &Client, sent: &[Vec<u8>]) -> Result<()> {
+    fn answered(&self, server: &mut Process, client: &Client, sent: &[Vec<u8>]) -> Result<()> {
         let echoes = client.await_echoes(server, sent, self.patience)?;
         if self.echoes && echoes.good < sent.len() {
             return failed(format!(
@@ -282,6 +281,6 @@ impl Script<'_> {
                 self.patience
             ));
         }
-        server.await_quiet()
+        Ok(server.await_quiet()?)
     }
 }
