@@ -53,7 +53,8 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Milliseconds for 1000 connections that the original story reports, on its author's machine: acts 1 to 7.
+/// Milliseconds for 1000 connections that the 2018 article reports which the acts retell, on its author's machine:
+/// acts 1 to 7.
 const ORIGINAL: [&str; 7] = ["660", "300-330", "300-330", "300-330", "300-330", "300-330", "380"];
 
 /// And of its cached version.
