@@ -25,27 +25,27 @@ pub struct Flags {
     pub file: PathBuf,
 
     /// Worker threads of the runtime [default: one for each core]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u16>(1, 1024))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, 1024))]
     pub threads: Option<u16>,
 
     /// Threads of the blocking pool, at most
-    #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = number::<u16>(1, 16_384))]
+    #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, 16_384))]
     pub blocking_threads: u16,
 
     /// How long an idle thread of the blocking pool is kept
-    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = parse_duration)]
     pub keep_alive: Duration,
 
     /// Make each read of the jokes file take MS milliseconds longer, like a slow disk
-    #[arg(long, value_name = "MS", default_value = "0", allow_hyphen_values = true, value_parser = milliseconds)]
+    #[arg(long, value_name = "MS", default_value = "0", allow_hyphen_values = true, value_parser = parse_milliseconds)]
     pub slow_disk: Duration,
 
     /// How long a client may neither read nor close before its connection ends
-    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = positive_duration, alias = "idle-timeout")]
+    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = parse_positive_duration, alias = "idle-timeout")]
     pub idle_limit: Duration,
 
     /// Connections that the kernel completes while they wait to be accepted; net.core.somaxconn clamps it
-    #[arg(long, value_name = "N", default_value = "4096", allow_negative_numbers = true, value_parser = number::<u16>(1, u16::MAX))]
+    #[arg(long, value_name = "N", default_value = "4096", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, u16::MAX))]
     pub backlog: u16,
 
     /// Permit an ADDR that is not loopback
@@ -128,7 +128,7 @@ fn address_hint(text: &str) -> String {
 }
 
 /// Reads a whole number from `least` to `most`, as clap's `value_parser`. What is wrong gets a sentence with both.
-pub fn number<N>(least: N, most: N) -> impl Fn(&str) -> Result<N, String> + Clone
+pub fn parse_number<N>(least: N, most: N) -> impl Fn(&str) -> Result<N, String> + Clone
 where
     N: Copy + Display + FromStr + PartialOrd,
 {
@@ -143,14 +143,14 @@ where
 /// # Errors
 ///
 /// A sentence that says what to write instead.
-pub fn positive_duration(text: &str) -> Result<Duration, String> {
-    match duration(text) {
+pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than 0s and at most 1d, for example 200ms".to_owned()),
         read => read,
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     // Far beyond any use, and near enough that adding it to now cannot overflow.
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= Duration::from_secs(86_400) => Ok(duration),
@@ -159,9 +159,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A plain number of milliseconds, or a duration with its unit.
-fn milliseconds(text: &str) -> Result<Duration, String> {
+fn parse_milliseconds(text: &str) -> Result<Duration, String> {
     let text = if text.bytes().all(|byte| byte.is_ascii_digit()) { &format!("{text}ms") } else { text };
-    duration(text)
+    parse_duration(text)
         .map_err(|_| "write a number of milliseconds of at most 86400000, for example 20".to_owned())
 }
 
@@ -190,26 +190,26 @@ mod tests {
 
     #[test]
     fn durations() {
-        assert_eq!(milliseconds("20"), Ok(Duration::from_millis(20)));
-        assert_eq!(milliseconds("20ms"), Ok(Duration::from_millis(20)));
-        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_milliseconds("20"), Ok(Duration::from_millis(20)));
+        assert_eq!(parse_milliseconds("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(parse_duration("3s"), Ok(Duration::from_secs(3)));
         for wrong in ["", "soon", "-1s", "2d", "18446744073709551615s", "99999999999999999999"] {
             assert!(
-                duration(wrong).is_err_and(|said| said.contains("at most 1d")),
+                parse_duration(wrong).is_err_and(|said| said.contains("at most 1d")),
                 "{wrong:?} is no duration"
             );
             assert!(
-                milliseconds(wrong).is_err_and(|said| said.contains("86400000")),
+                parse_milliseconds(wrong).is_err_and(|said| said.contains("86400000")),
                 "{wrong:?} is no duration"
             );
         }
-        assert!(positive_duration("0s").is_err());
+        assert!(parse_positive_duration("0s").is_err());
     }
 
     proptest! {
         #[test]
         fn no_text_is_more_than_an_error(text in "\\PC{0,40}") {
-            let _ = (parse_address(&text), duration(&text), milliseconds(&text));
+            let _ = (parse_address(&text), parse_duration(&text), parse_milliseconds(&text));
         }
     }
 }

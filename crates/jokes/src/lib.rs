@@ -23,7 +23,7 @@ mod jokes;
 mod server;
 mod summary;
 
-pub use flags::{BUNDLED, Flags, number, parse_address, positive_duration};
+pub use flags::{BUNDLED, Flags, parse_address, parse_number, parse_positive_duration};
 pub use jokes::{Joke, Jokes, LONGEST_LINE, Reader, Section, file_shrank};
 pub use server::{Acceptor, Connection, GRACE_PERIOD, Listener, Record, Server, catch_refused_thread};
 pub use summary::{Summary, by_kind};

@@ -19,7 +19,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use echo_service::{
     errno_name, limit_hint, print_line, print_to_stderr, raise_descriptor_limit, read_command_line,
 };
-use jokes_acts::{BUNDLED, Jokes, by_kind, number, parse_address, positive_duration};
+use jokes_acts::{BUNDLED, Jokes, by_kind, parse_address, parse_number, parse_positive_duration};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -37,7 +37,7 @@ struct Flags {
     address: SocketAddr,
 
     /// Connections to open at once
-    #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true, value_parser = number::<u32>(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true, value_parser = parse_number::<u32>(1, 1_000_000))]
     connections: u32,
 
     /// The server's jokes
@@ -45,7 +45,7 @@ struct Flags {
     file: PathBuf,
 
     /// How long one connection may take, from connecting to the end of its joke
-    #[arg(long, value_name = "DURATION", default_value = "30s", allow_hyphen_values = true, value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", allow_hyphen_values = true, value_parser = parse_positive_duration)]
     timeout: Duration,
 
     /// Print the result as one JSON object
