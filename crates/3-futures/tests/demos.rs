@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use harness::PATIENCE;
 use harness::demo::{CALLS, Running, is_wait};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const NOTIFY: &str = env!("CARGO_BIN_EXE_future-notify");
 const FLOW: &str = env!("CARGO_BIN_EXE_waker-flow");
@@ -166,52 +166,8 @@ fn echo_mini_drains_a_burst_within_its_budget() {
     assert!(ended.trace.waits() <= polls + 1, "{} waits, {polls} polls", ended.trace.waits());
 }
 
-/// The same function on the other runtime: the same calls on the socket.
-#[test]
-fn echo_mini_on_tokio_differs_in_the_waits_alone() {
-    const COUNT: usize = 20;
-    let args = ["127.0.0.1:0", "--runtime", "tokio", "--marks", "--json"];
-    let Some(mut program) = Running::traced(CALLS, ECHO, &args) else { return };
-    let to = program.addresses()[0];
-    one_at_a_time(to, COUNT);
-    let ended = program.interrupt();
-    assert_eq!(ended.summary()["sent"], COUNT);
-    let trace = &ended.trace;
-    assert_eq!(trace.count("recvfrom"), 2 * COUNT);
-    assert_eq!(trace.calls(|call| call.starts_with("sendto(") && call.contains("hello")).len(), COUNT);
-    // tokio always asks for writability, too, and each completed send is news of it: up to a second wait.
-    let waits = trace.waits();
-    assert!((COUNT + 1..=2 * COUNT + 4).contains(&waits), "{waits} waits for {COUNT} datagrams");
-    let polls = trace.marks().iter().filter(|mark| **mark == "poll echo").count();
-    assert_eq!(polls, COUNT + 2, "and yet as many polls");
-}
-
-#[test]
-fn echo_mini_keeps_its_promises_on_tokio() {
-    let args = ["127.0.0.1:0", "--runtime", "tokio", "--json", "--max-size", "1000"];
-    let mut program = Running::start(ECHO, &args);
-    let to = program.addresses()[0];
-    let client = UdpSocket::bind("127.0.0.1:0").expect("a client");
-    client.set_read_timeout(Some(PATIENCE)).expect("a deadline");
-    for size in [0, 1, 999, 1000, 1001, 500] {
-        let payload: Vec<u8> = (0..size).map(|n: usize| n as u8).collect();
-        client.send_to(&payload, to).expect("sent");
-        if size <= 1000 {
-            let mut heard = [0; 2000];
-            let length = client.recv(&mut heard).expect("an echo");
-            assert!(heard[..length] == payload, "{size} bytes came back changed");
-        }
-    }
-    program.signal(Signal::SIGTERM);
-    let summary = program.end().summary();
-    for (name, count) in [("received", 6), ("sent", 5), ("truncated", 1), ("queue_dropped", 0)] {
-        assert_eq!(summary[name], Value::from(count), "{name}");
-    }
-}
-
 #[test]
 fn what_cannot_be_done_is_refused() {
-    Running::start(ECHO, &["--runtime", "smol"]).end().refused(2, "smol");
     Running::start(NOTIFY, &["now"]).end().refused(2, "now");
     Running::start(FLOW, &["--nonsense"]).end().refused(2, "--nonsense");
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");

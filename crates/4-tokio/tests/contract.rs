@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         &[
             (env!("CARGO_BIN_EXE_echo-tokio-await"), &[]),
             (env!("CARGO_BIN_EXE_echo-tokio-await"), &["--multi-thread"]),
+            (env!("CARGO_BIN_EXE_echo-tokio-ready"), &[]),
             (env!("CARGO_BIN_EXE_echo-tokio"), &[]),
             (env!("CARGO_BIN_EXE_echo-tokio-mpsc"), &["--tasks", "1"]),
             (env!("CARGO_BIN_EXE_echo-tokio-mpsc"), &["--tasks", "2"]),

@@ -76,6 +76,7 @@ pub const RUNGS: &[Rung] = &[
         queues: false,
         ..rung("echo-tokio-await", "4-tokio", Trigger::Edge, EPOLL)
     },
+    Rung { waits_itself: false, ..rung("echo-tokio-ready", "4-tokio", Trigger::Edge, EPOLL) },
     Rung { waits_itself: false, ..rung("echo-tokio", "4-tokio", Trigger::Edge, EPOLL) },
     // What is in the channel is out of the sender's reach, so it cannot drop the oldest.
     Rung {

@@ -88,11 +88,9 @@ impl Target {
 }
 
 impl Target {
-    /// Whether an error of its wait reaches it: the rung's entry, save with `--runtime tokio`, with which a
-    /// rung waits in tokio's driver whatever it does without.
+    /// Whether an error of its wait reaches it: the rung's entry.
     pub(crate) fn waits_itself(&self) -> bool {
-        let Origin::Rung { flags, .. } = &self.0 else { return false };
-        self.entry().is_some_and(|rung| rung.waits_itself) && !flags.iter().any(|flag| flag == "tokio")
+        self.entry().is_some_and(|rung| rung.waits_itself)
     }
 }
 

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tool::{is_there, ladder, run, server};
 
-const RUNGS: [&str; 10] = [
+const RUNGS: [&str; 12] = [
     "echo-blocking",
     "echo-select",
     "echo-poll",
@@ -23,6 +23,8 @@ const RUNGS: [&str; 10] = [
     "echo-epoll-edge",
     "echo-mio-level",
     "echo-mio-edge",
+    "echo-mini",
+    "echo-tokio-ready",
     "echo-tokio",
     "echo-tokio-mpsc",
     "echo-tokio-framed",
@@ -124,6 +126,53 @@ fn diff_of_neighbours_shows_the_wait() {
     let side = ladder(&["diff", "--side-by-side", "--width", "120", "echo-select", "echo-poll"]);
     assert!(side.out.lines().all(|line| line.chars().count() <= 120), "{}", side.out);
     assert!(ladder(&["diff", "echo-poll", "echo-poll"]).out.is_empty());
+}
+
+/// The lines of a program in which it may differ from its twin on another runtime: the header, the imports, and the
+/// regions `opening` and `waits`.
+fn lines_of_the_runtime(source: &str) -> Vec<String> {
+    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(source));
+    let source = source.expect("the source is there");
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in source.lines() {
+        match line.trim() {
+            "// region: opening" | "// region: waits" => inside = true,
+            "// endregion: opening" | "// endregion: waits" => inside = false,
+            _ if inside || line.starts_with("//! ") || line.starts_with("use ") => {
+                lines.push(line.to_owned())
+            }
+            _ => {}
+        }
+    }
+    assert!(!inside && lines.len() < 50, "{lines:#?}");
+    lines
+}
+
+#[test]
+fn echo_tokio_ready_differs_from_echo_mini_in_imports_opening_and_waits() {
+    let said = ladder(&["diff", "echo-mini", "echo-tokio-ready"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let mut lines = said.out.lines();
+    let mut allowed = |sign| {
+        let source = lines.next().expect("a header").split_once(' ').expect("a name").1;
+        (sign, lines_of_the_runtime(source))
+    };
+    let allowed = [allowed('-'), allowed('+')];
+    let mut changes = 0;
+    for line in lines {
+        for (sign, allowed) in &allowed {
+            if let Some(changed) = line.strip_prefix(*sign) {
+                changes += 1;
+                assert!(
+                    allowed.iter().any(|line| line == changed),
+                    "not a line of the runtime: {line}\n{}",
+                    said.out
+                );
+            }
+        }
+    }
+    assert!(changes > 0, "{}", said.out);
 }
 
 #[test]

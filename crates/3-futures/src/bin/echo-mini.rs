@@ -1,78 +1,68 @@
-//! echo-mini: a UDP echo that waits in a runtime of our own, as an async function, or in tokio as the same one.
+//! echo-mini: a UDP echo that waits in a runtime of our own, as an async function.
 //!
 //! New here: async and await: the compiler keeps the function's place, and a runtime of our own polls it.
-//! Run:      cargo run --bin echo-mini    (or: cargo run --bin echo-mini -- --runtime tokio)
+//! Run:      cargo run --bin echo-mini
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-mini    (or: strace target/debug/echo-mini --marks)
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 132 for a burst of 64
-//! Still wrong: one thread, no budget but the function's own, nobody else's libraries (next: echo-tokio-await).
+//! Still wrong: a runtime of one thread that nobody else writes libraries for (next: echo-tokio-await).
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
 use datagram_queue::{DatagramQueue, Fill};
 use echo_service::{Flags, Pause, Service};
 use futures::future::select;
-use mini_runtime::yield_now;
-
-use runtimes::{Mini, Net, Tokio};
-
-/// What the function needs of a runtime, and how each of the two gives it.
-#[path = "echo-mini/runtimes.rs"]
-mod runtimes;
-
-#[derive(Args)]
-struct More {
-    /// Who polls the function: the runtime of this project, or tokio's for one thread
-    #[arg(long, value_name = "NAME", default_value = "mini")]
-    runtime: Choice,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Choice {
-    Mini,
-    Tokio,
-}
+use mini_runtime::net::UdpSocket;
+use mini_runtime::reactor::{Interest, Registration};
+use mini_runtime::{Runtime, sleep, yield_now};
+use trace_marks::Markable;
 
 fn main() -> ExitCode {
-    let (flags, More { runtime }) = Flags::parse_with(env!("CARGO_BIN_NAME"));
+    let flags = Flags::parse(env!("CARGO_BIN_NAME"));
     let (socket, mut service) = Service::open(&flags);
     let mut queue = flags.queue();
-    let outcome = match runtime {
-        Choice::Mini => {
-            runtimes::mini(async { run(&Mini::open(&socket, &service)?, &mut queue, &mut service).await })
-        }
-        Choice::Tokio => {
-            runtimes::tokio(async { run(&Tokio::open(&socket, &service)?, &mut queue, &mut service).await })
-        }
-    };
+    let echo = run(&socket, &mut queue, &mut service).marked("echo");
+    // region: opening
+    let outcome = Runtime::new().and_then(|runtime| runtime.block_on(echo)?);
+    // endregion: opening
     service.finish(outcome, &socket, &queue)
 }
 
 /// Waits for the socket in both directions, and for signals.
-async fn run(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<()> {
+async fn run(
+    socket: &std::net::UdpSocket,
+    queue: &mut DatagramQueue,
+    service: &mut Service,
+) -> io::Result<()> {
+    // region: opening
+    let socket = &UdpSocket::from_std(socket.try_clone()?)?;
+    let signals = Registration::new(service.signals().try_clone_to_owned()?)?;
+    // endregion: opening
     service.greet();
     // region: wait
     while service.serving(queue) {
         service.waiting();
-        let socket = net.ready(queue.has_room(), !queue.is_empty());
+        // region: waits
+        let ready = socket.ready(Interest { read: queue.has_room(), write: !queue.is_empty() });
         let signal = async {
             match service.timeout_ms() {
-                None => net.signalled().await,
-                Some(left) => net.sleep(Duration::from_millis(left.into())).await,
+                None => signals.ready(Interest::READ).await?,
+                Some(left) => sleep(Duration::from_millis(left.into())).await,
             }
+            io::Result::Ok(())
         };
-        select(pin!(socket), pin!(signal)).await.factor_first().0?;
+        // endregion: waits
+        select(pin!(ready), pin!(signal)).await.factor_first().0?;
         if service.signalled() {
             service.stop(queue);
         }
         let mut budget = service.budget();
         loop {
-            let received = receive(net, queue, service, &mut budget)?;
-            let flushed = flush(net, queue, service)?;
+            let received = receive(socket, queue, service, &mut budget)?;
+            let flushed = flush(socket, queue, service)?;
             if received == Pause::BudgetSpent {
                 // The rest is still known to be there, so the next wait does not wait. Others come first.
                 yield_now().await;
@@ -86,15 +76,16 @@ async fn run(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -
     Ok(())
 }
 
+// region: receive
 /// Socket into queue, until it would block, the queue is full or the budget is spent.
 fn receive(
-    net: &impl Net,
+    socket: &UdpSocket,
     queue: &mut DatagramQueue,
     service: &mut Service,
     budget: &mut usize,
 ) -> io::Result<Pause> {
     while *budget > 0 {
-        match queue.fill(|slot| service.admit(net.try_recv_from(slot))) {
+        match queue.fill(|slot| service.admit(socket.try_recv_from(slot))) {
             Ok(Fill::Full) => return Ok(Pause::QueueFull),
             Ok(Fill::Closed) => return Ok(Pause::Finished),
             Ok(fill) => service.queued(fill, queue.len()),
@@ -106,14 +97,16 @@ fn receive(
     }
     Ok(Pause::BudgetSpent)
 }
+// endregion: receive
 
+// region: flush
 /// Queue into socket, until it would block or the queue is empty.
-fn flush(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
+fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> io::Result<Pause> {
     while !queue.is_empty() {
         if service.done() {
             return Ok(Pause::Finished);
         }
-        match queue.drain(|payload, peer| net.try_send_to(payload, peer)) {
+        match queue.drain(|payload, peer| socket.try_send_to(payload, peer)) {
             Ok(bytes) => service.sent(bytes),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Pause::WouldBlock),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -122,3 +115,4 @@ fn flush(net: &impl Net, queue: &mut DatagramQueue, service: &mut Service) -> io
     }
     Ok(Pause::QueueEmpty)
 }
+// endregion: flush
