@@ -7,7 +7,7 @@ use loadgen::clock::{Nanos, SECOND, nanos};
 use loadgen::engine::{Closed, Connections, Engine, Work};
 use loadgen::record::Recorder;
 use loadgen::schedule::{Arrival, Rate, Schedule, Share};
-use loadgen::slo::{Conduct, Objective, Verdict, judge, slope};
+use loadgen::slo::{Conduct, Objective, Verdict, invalid_reasons, judge, limited_by_connections, slope};
 use loadgen_lab::simulation::{
     self as sim, Bucket, Buffered, Exact, Millisecond, Pacer, Server, Service, Single,
 };
@@ -266,13 +266,13 @@ fn t4_too_few_connections_are_the_generators_fault() {
     let recorder = engine.recorder;
     near("slope", slope(&recorder.groups.medians()).expect("groups"), r * w / c as f64 - 1.0, 0.03);
     assert_eq!(recorder.uncorrected.max_ns(), nanos(w), "all of it is pool wait");
-    let objective = Objective { max_latency: Some(SECOND), percentile: 100.0, error_ratio: 0.001 };
-    let conduct =
-        Conduct { saturated: true, unloaded: Some(nanos(w)), open_loop: true, ..Conduct::default() };
+    let objective =
+        Objective { max_latency: Some(SECOND), percentile: 100.0, error_ratio: 0.001, given: true };
+    let conduct = Conduct { connections_must_suffice: true, ..Conduct::default() };
     assert_eq!(judge(&recorder, &conduct, &objective, 20 * SECOND).verdict, Verdict::Invalid);
     // The control: enough connections, and the same limit holds.
     let enough = Case::new(r, 20.0).connections(60).run(&mut sim::delay(nanos(w)));
-    let judgement = judge(&enough, &Conduct { saturated: false, ..conduct }, &objective, 20 * SECOND);
+    let judgement = judge(&enough, &conduct, &objective, 20 * SECOND);
     assert_eq!(judgement.verdict, Verdict::Pass, "{:?}", judgement.reasons);
 }
 
@@ -339,8 +339,8 @@ fn t8_a_dead_server_leaves_its_requests_in_the_result() {
     // Dead for half of the time, with all connections stuck: the server's fault, not the pool's.
     let mut half = Single::new(Service::Fixed(10_000)).dead_from(nanos(t / 2.0));
     let half = Case { grace: 0, ..Case::new(r, t) }.connections(8).run(&mut half);
-    let conduct = Conduct { saturated: true, unloaded: Some(10_000), open_loop: true, ..Conduct::default() };
-    let objective = Objective { max_latency: None, percentile: 100.0, error_ratio: 0.001 };
+    let conduct = Conduct { connections_must_suffice: true, ..Conduct::default() };
+    let objective = Objective { max_latency: None, percentile: 100.0, error_ratio: 0.001, given: true };
     assert_eq!(judge(&half, &conduct, &objective, nanos(t)).verdict, Verdict::Fail);
     let control = Case { closed: Some(Closed::AsFastAsPossible), grace: 0, ..Case::new(r, t).connections(4) };
     assert!(
@@ -448,4 +448,38 @@ fn a_token_bucket_shapes_and_polices() {
     close("the thousandth after the burst", replies[1009] as f64 / 1e9, 1.0, 1e-6);
     let policed = Case::new(2000.0, 10.0).run(&mut Bucket::new(1000.0, 10.0, true));
     near("refused", policed.counts.error as f64, 10_000.0 - 10.0, 0.01);
+}
+
+/// Few connections through a stall: requests wait for one, and that is the server's silence. The control: the same few at a
+/// server that is merely slow.
+#[test]
+fn the_wait_through_a_silence_is_the_servers() {
+    let objective = Objective { max_latency: None, percentile: 100.0, error_ratio: 0.001, given: false };
+    let through = Case::new(1000.0, 60.0).connections(8).run(&mut t1_server(0.0));
+    assert!(max(&through) > 5.9, "the stall is there");
+    assert_eq!(limited_by_connections(&through, &objective), None);
+    let slow = Case::new(1000.0, 20.0).connections(8).run(&mut sim::delay(nanos(0.05)));
+    assert!(limited_by_connections(&slow, &objective).is_some());
+}
+
+/// A p99 of fifteen requests is their maximum: one slow wake-up is no verdict on the generator.
+#[test]
+fn a_verdict_on_lag_needs_enough_samples() {
+    struct OnceLate(bool);
+    impl Pacer for OnceLate {
+        fn wake(&mut self, at: Nanos) -> Nanos {
+            at + if std::mem::take(&mut self.0) { 30 * MS } else { 0 }
+        }
+    }
+    let objective = Objective { max_latency: None, percentile: 100.0, error_ratio: 0.001, given: false };
+    let few = Case::new(15.0, 1.0).paced(&mut sim::delay(MS), &mut OnceLate(true));
+    assert_eq!(invalid_reasons(&few, &Conduct::default(), &objective), [""; 0]);
+    struct Late;
+    impl Pacer for Late {
+        fn wake(&mut self, at: Nanos) -> Nanos {
+            at + 30 * MS
+        }
+    }
+    let always = Case::new(15.0, 1.0).paced(&mut sim::delay(MS), &mut Late);
+    assert_eq!(invalid_reasons(&always, &Conduct::default(), &objective).len(), 1);
 }

@@ -55,11 +55,12 @@ impl<S: Server, F: FnMut() -> S> Trial for Simulated<F> {
             counts: recorder.counts,
             send_lag_p99: None,
             seconds: request.duration,
-            unloaded: recorder.unloaded().map(|ns| ns as f64 / 1e9),
+            service: recorder.service().map(|ns| ns as f64 / 1e9),
+            behind: recorder.corrected.max_ns() as f64 / 1e9,
         })
     }
 
-    fn drain(&mut self, _: Option<f64>) -> Result<f64, Infallible> {
+    fn drain(&mut self, _: Option<f64>, _: f64) -> Result<f64, Infallible> {
         Ok(0.0)
     }
 }
@@ -80,7 +81,7 @@ fn find<S: Server>(
 }
 
 fn limit(seconds: f64) -> Objective {
-    Objective { max_latency: Some(nanos(seconds)), percentile: 100.0, error_ratio: 0.001 }
+    Objective { max_latency: Some(nanos(seconds)), percentile: 100.0, error_ratio: 0.001, given: true }
 }
 
 #[track_caller]
@@ -127,7 +128,8 @@ fn t11_a_policer_is_found_by_its_refusals() {
     let mut settings = settings(d, d);
     settings.sum = d;
     for e in [0.0, 0.02, 0.1] {
-        let objective = Objective { max_latency: Some(SECOND), percentile: 100.0, error_ratio: e };
+        let objective =
+            Objective { max_latency: Some(SECOND), percentile: 100.0, error_ratio: e, given: true };
         let found = find(|| Bucket::new(r, b, true), objective, 0, &settings);
         near(
             "bounded by the error budget",

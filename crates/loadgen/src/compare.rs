@@ -61,8 +61,8 @@ fn add(sum: &mut Option<Finished>, round: Finished) {
     mine.cpu_wanted = mine.cpu_wanted.max(theirs.cpu_wanted);
     mine.wakes += theirs.wakes;
     sum.conduct.cpu_wanted = sum.conduct.cpu_wanted.map(|_| mine.cpu_wanted);
-    sum.conduct.kernel_dropped += round.conduct.kernel_dropped;
-    sum.conduct.saturated |= round.conduct.saturated;
+    sum.conduct.kernel_dropped =
+        sum.conduct.kernel_dropped.zip(round.conduct.kernel_dropped).map(|(a, b)| a + b);
     sum.conduct.aborted |= round.conduct.aborted;
     sum.connections = sum.connections.max(round.connections);
     sum.cap = sum.cap.max(round.cap);

@@ -114,7 +114,6 @@ pub(crate) async fn worker<P: Protocol + 'static>(
     let drained = Rc::new(Notify::new());
     let mut mailboxes: Vec<Rc<Mailbox>> = Vec::new();
     let mut cancelled = Vec::new();
-    let (mut saturated, mut ending) = (false, false);
     let mut cpu = CpuUse::default();
     pacer.until(begin).await?;
     loop {
@@ -145,10 +144,6 @@ pub(crate) async fn worker<P: Protocol + 'static>(
                 mailboxes[slot].job.set(Some(job));
                 mailboxes[slot].wake();
             }
-            if !ending && (engine.released_all() || now >= end) {
-                // The moment at which the pool shows whether it was enough: the last request has just been released.
-                (saturated, ending) = (engine.saturated(), true);
-            }
             let due = reporter.is_due(now);
             let over =
                 if due { reporter.limit().map_or(0, |limit| engine.over_limit(now, limit)) } else { 0 };
@@ -177,9 +172,9 @@ pub(crate) async fn worker<P: Protocol + 'static>(
         recorder,
         opened: engine.opened(),
         cap: engine.cap(),
-        saturated,
         wakes: engine.wakes,
         udp: None,
+        kernel_dropped: Some(0),
         cpu,
     })
 }

@@ -1,6 +1,8 @@
 //! What the generator does, without the doing: releases due requests, hands them to connections, cancels at the
 //! timeout, and gives up at the end. The live workers and the simulator both drive this one engine.
 
+use std::collections::VecDeque;
+
 use crate::clock::Nanos;
 use crate::record::{Ending, Recorder, Stamps};
 use crate::schedule::{Backlog, Job, Schedule, Share};
@@ -19,8 +21,8 @@ pub enum Closed {
 pub enum Connections {
     /// This many.
     Fixed(usize),
-    /// Four times what Little's law asks for, at least eight: 1 ms is assumed until the first replies are in.
-    Auto,
+    /// The open model: a request that is due and finds none idle opens one, up to this many.
+    Auto(usize),
 }
 
 /// What one worker is to do.
@@ -59,20 +61,21 @@ impl Work {
         self.measured_start() + self.schedule.duration
     }
 
-    fn cap(&self, unloaded: Nanos) -> usize {
+    fn cap(&self) -> usize {
         match self.connections {
             Connections::Fixed(n) => n,
-            Connections::Auto if self.closed.is_some() => 16,
-            Connections::Auto => {
-                let rate = self.schedule.peak_rate() / self.share.of as f64;
-                ((4.0 * rate * unloaded as f64 / 1e9).ceil() as usize).clamp(8, MOST_CONNECTIONS)
-            }
+            // A closed loop has no arrivals that would ask for more.
+            Connections::Auto(most) if self.closed.is_some() => most.min(16),
+            Connections::Auto(most) => most,
         }
     }
 }
 
-/// `--connections auto` stops here: beyond it the limit is more likely a descriptor or a port than the pool.
-const MOST_CONNECTIONS: usize = 16_384;
+/// The server counts as silent when it has sent no reply for this long, and for twice as long as it lately takes.
+const SILENCE: Nanos = 100_000_000;
+
+/// So many silences are remembered: a request waits through few.
+const MOST_SILENCES: usize = 64;
 
 /// Number of a connection within its worker.
 pub type Slot = usize;
@@ -80,8 +83,17 @@ pub type Slot = usize;
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     job: Job,
+    /// How long it waited for a free connection while the server was answering others.
+    waited: Nanos,
     connected: Option<Nanos>,
     first_byte: Option<Nanos>,
+}
+
+impl Flight {
+    fn stamps(&self, ended: Nanos) -> Stamps {
+        let Self { job, waited, connected, first_byte } = *self;
+        Stamps { job, waited, connected, first_byte, ended }
+    }
 }
 
 /// See the module.
@@ -95,7 +107,9 @@ pub struct Engine {
     in_flight: usize,
     idle: Vec<Slot>,
     cap: usize,
-    unloaded_known: bool,
+    last_reply: Nanos,
+    /// When the server sent nothing although requests waited for a connection: from, until.
+    silences: VecDeque<(Nanos, Nanos)>,
     /// No flight's deadline lies before this: a scan is due only when it has passed.
     deadline: Nanos,
     /// Closed loop: the next index.
@@ -110,7 +124,7 @@ impl Engine {
     pub fn new(work: Work) -> Self {
         let backlog = Backlog::new(&work.schedule, work.share, work.start, work.warm_up, work.coalesce);
         let recorder = Recorder::new(work.measured_start(), work.schedule.duration, work.limit);
-        let cap = work.cap(1_000_000);
+        let cap = work.cap();
         Self {
             backlog,
             recorder,
@@ -118,7 +132,8 @@ impl Engine {
             in_flight: 0,
             idle: Vec::new(),
             cap,
-            unloaded_known: false,
+            last_reply: work.start,
+            silences: VecDeque::new(),
             deadline: Nanos::MAX,
             next_index: work.share.part,
             wakes: 0,
@@ -132,12 +147,12 @@ impl Engine {
         &self.work
     }
 
-    /// Most connections it will open, as known by now.
+    /// Most connections it will open.
     pub fn cap(&self) -> usize {
         self.cap
     }
 
-    /// Connections opened so far.
+    /// Connections opened so far: as many as were in use at once, since a new one is opened only when none is idle.
     pub fn opened(&self) -> usize {
         self.flights.len()
     }
@@ -145,19 +160,6 @@ impl Engine {
     /// Requests released and not ended.
     pub fn pending(&self) -> u64 {
         self.backlog.len() + self.in_flight as u64
-    }
-
-    /// True when all connections that may be open are in use.
-    pub fn saturated(&self) -> bool {
-        self.in_flight >= self.cap
-    }
-
-    /// True when nothing more will become due.
-    pub fn released_all(&self) -> bool {
-        match self.work.closed {
-            Some(Closed::AsFastAsPossible) => self.stopped,
-            _ => self.backlog.next_wake().is_none(),
-        }
     }
 
     /// When to call [`Engine::wake`] next; `None` when nothing is left to wait for.
@@ -219,7 +221,8 @@ impl Engine {
         }
         while let Some(job) = self.backlog.first().filter(|job| job.intended + self.work.timeout <= now) {
             self.backlog.take();
-            let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+            let waited = self.waited(&job, now);
+            let stamps = Stamps { job, waited, connected: None, first_byte: None, ended: now };
             self.recorder.ended(&stamps, &Ending::Timeout);
         }
         if self.in_flight > 0 && self.deadline <= now {
@@ -234,8 +237,7 @@ impl Engine {
             let Some(flight) = entry else { continue };
             let due = flight.job.intended + self.work.timeout;
             if due <= now {
-                let Flight { job, connected, first_byte } = *flight;
-                self.recorder.ended(&Stamps { job, connected, first_byte, ended: now }, &Ending::Timeout);
+                self.recorder.ended(&flight.stamps(now), &Ending::Timeout);
                 *entry = None;
                 self.in_flight -= 1;
                 cancelled.push(slot);
@@ -270,8 +272,43 @@ impl Engine {
         }
     }
 
-    fn assign(&mut self, slot: Slot, job: Job) {
-        self.flights[slot] = Some(Flight { job, connected: None, first_byte: None });
+    /// How long `job`, which gets its connection at `now`, waited for one, silences of the server left out: a server that
+    /// stands still keeps every connection busy, and that is no fault of their number.
+    fn waited(&self, job: &Job, now: Nanos) -> Nanos {
+        let wait = now.saturating_sub(job.released);
+        if wait == 0 || self.work.closed.is_some() {
+            return 0;
+        }
+        let open = self.silence(now);
+        let silent = (self.silences.iter().chain(&open))
+            .map(|(from, until)| until.min(&now).saturating_sub(*from.max(&job.released)))
+            .sum();
+        wait.saturating_sub(silent)
+    }
+
+    /// The silence that lasts until `now`, if the last reply was long enough ago to call it one.
+    fn silence(&self, now: Nanos) -> Option<(Nanos, Nanos)> {
+        let gap = now.saturating_sub(self.last_reply);
+        let is_one = gap > SILENCE && gap > SILENCE + 2 * self.recorder.service().unwrap_or(0);
+        is_one.then_some((self.last_reply, now))
+    }
+
+    /// The server has answered a request, well or not.
+    fn replied(&mut self, now: Nanos) {
+        if !self.backlog.is_empty()
+            && let Some(silence) = self.silence(now)
+        {
+            self.silences.push_back(silence);
+            if self.silences.len() > MOST_SILENCES {
+                self.silences.pop_front();
+            }
+        }
+        self.last_reply = now;
+    }
+
+    fn assign(&mut self, slot: Slot, job: Job, now: Nanos) {
+        let waited = self.waited(&job, now);
+        self.flights[slot] = Some(Flight { job, waited, connected: None, first_byte: None });
         self.in_flight += 1;
         self.deadline = self.deadline.min(job.intended + self.work.timeout);
     }
@@ -287,7 +324,7 @@ impl Engine {
             self.flights.push(None);
             self.flights.len() - 1
         });
-        self.assign(slot, job);
+        self.assign(slot, job, now);
         Some((slot, job))
     }
 
@@ -310,15 +347,10 @@ impl Engine {
 
     /// The request on `slot` ended. Returns the connection's next request, if one waits; otherwise it is idle.
     pub fn finish(&mut self, slot: Slot, now: Nanos, ending: &Ending) -> Option<Job> {
-        if let Some(Flight { job, connected, first_byte }) = self.flights[slot].take() {
+        if let Some(flight) = self.flights[slot].take() {
             self.in_flight -= 1;
-            self.recorder.ended(&Stamps { job, connected, first_byte, ended: now }, ending);
-            if !self.unloaded_known
-                && let Some(unloaded) = self.recorder.unloaded()
-            {
-                self.unloaded_known = true;
-                self.cap = self.cap.max(self.work.cap(unloaded));
-            }
+            self.recorder.ended(&flight.stamps(now), ending);
+            self.replied(now);
         }
         self.rejoin(slot, now)
     }
@@ -327,7 +359,7 @@ impl Engine {
     pub fn rejoin(&mut self, slot: Slot, now: Nanos) -> Option<Job> {
         match self.next_job(now) {
             Some(job) => {
-                self.assign(slot, job);
+                self.assign(slot, job, now);
                 Some(job)
             }
             None => {
@@ -350,12 +382,12 @@ impl Engine {
             self.backlog.release(now, |job| recorder.released(&job));
         }
         while let Some(job) = self.backlog.take() {
-            let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+            let waited = self.waited(&job, now);
+            let stamps = Stamps { job, waited, connected: None, first_byte: None, ended: now };
             self.recorder.ended(&stamps, &Ending::Unfinished);
         }
         for flight in self.flights.iter_mut().filter_map(Option::take) {
-            let Flight { job, connected, first_byte } = flight;
-            self.recorder.ended(&Stamps { job, connected, first_byte, ended: now }, &Ending::Unfinished);
+            self.recorder.ended(&flight.stamps(now), &Ending::Unfinished);
         }
         self.in_flight = 0;
         self.recorder.close_window();

@@ -1,9 +1,9 @@
 //! Runs a schedule against a real target: one thread per worker, each with its own runtime, engine and connections.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -11,15 +11,17 @@ use anyhow::Context as _;
 use crate::clock::{Monotonic, Nanos, SECOND, seconds};
 use crate::connections;
 use crate::engine::{Connections, Slot, Work};
+use crate::exit::OwnFailure;
 use crate::pacer::PacerKind;
+use crate::process::most_connections;
 use crate::protocol::hyper::Hyper;
 use crate::protocol::lean::Lean;
 use crate::protocol::line::Line;
 use crate::protocol::stream::Connector;
-use crate::protocol::{Client, udp};
-use crate::record::{Recorder, WindowRecord};
+use crate::protocol::{Client, class, udp};
+use crate::record::{OWN_FAILURES, Recorder, WindowRecord};
 use crate::reporter::{Gauge, Reporter, Shared, WorkerEnd};
-use crate::result::{Generator, UdpCounts, Window};
+use crate::result::{Generator, UdpCounts, WarmUp, Window};
 use crate::slo::Conduct;
 use crate::spec::{RequestKind, Spec};
 use crate::windows::{MOST_WINDOWS, WindowStore};
@@ -66,12 +68,16 @@ pub struct Finished {
 }
 
 impl Spec {
+    fn most_connections(&self) -> usize {
+        most_connections(self.kind.route().from.len(), self.threads)
+    }
+
     fn work(&self, worker: usize, start: Nanos) -> Work {
         let threads = self.threads as u64;
         let connections = match self.connections {
             // The first workers take what does not divide evenly; none goes without.
             Some(n) => Connections::Fixed((n / self.threads + usize::from(worker < n % self.threads)).max(1)),
-            None => Connections::Auto,
+            None => Connections::Auto((self.most_connections() / self.threads).max(1)),
         };
         Work {
             schedule: self.schedule.clone(),
@@ -83,7 +89,7 @@ impl Spec {
             grace: self.grace,
             coalesce: self.coalesce,
             closed: self.closed,
-            limit: self.objective.max_latency.filter(|_| self.abort_early),
+            limit: self.objective.max_latency.filter(|_| self.trial),
         }
     }
 }
@@ -138,6 +144,33 @@ fn start_on_clock(at: Option<SystemTime>) -> anyhow::Result<Nanos> {
     }
 }
 
+/// Why a worker could not run. What the kernel refuses it is the generator's own failure.
+fn worker_failed(error: &io::Error) -> anyhow::Error {
+    let class = class(error);
+    match OWN_FAILURES.iter().find(|(own, _)| *own == class) {
+        Some((_, step)) => OwnFailure(format!("a worker could not run ({class}): {step}")).into(),
+        None => anyhow::anyhow!("a worker could not run ({error}): check the limits on open files"),
+    }
+}
+
+/// What a warm-up says in which requests failed and nothing was answered, neither well nor otherwise: to go on would
+/// measure nothing.
+fn no_answer(warm_up: &WarmUp) -> Option<anyhow::Error> {
+    let failed: u64 = warm_up.errors.values().sum();
+    let answered = warm_up.ok > 0 || warm_up.errors.keys().any(|class| class.starts_with("http "));
+    if answered || 2 * failed < warm_up.scheduled.max(1) {
+        return None;
+    }
+    let (class, _) = warm_up.errors.iter().max_by_key(|(_, count)| **count)?;
+    let what = format!("none of {} requests of the warm-up was answered ({class})", warm_up.scheduled);
+    Some(match OWN_FAILURES.iter().find(|(own, _)| own == class) {
+        Some((_, step)) => OwnFailure(format!("{what}: {step}")).into(),
+        None => anyhow::anyhow!(
+            "{what}: see that the server runs and that the target names its address and port, then run it again"
+        ),
+    })
+}
+
 /// Runs `spec` to its end, or until `interrupt` is set. `progress` is called about once a second.
 ///
 /// # Errors
@@ -152,6 +185,7 @@ pub fn execute(
     let (full, windows) = channel();
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
+        warmed_up: Mutex::default(),
         gauges: (0..spec.threads).map(|_| Gauge::default()).collect(),
     });
     let mut empties = Vec::new();
@@ -167,6 +201,7 @@ pub fn execute(
             empty,
             next_report: 0,
             limit: work.limit,
+            warm_until: (spec.warm_up > 0).then_some(measured_start),
         };
         let spec = spec.clone();
         let thread = std::thread::Builder::new().name(format!("loadgen-{number}"));
@@ -177,13 +212,13 @@ pub fn execute(
 
     let total = spec.warm_up + spec.schedule.duration;
     // Counting Poisson arrivals means drawing them: only where the number is needed.
-    let scheduled =
-        if spec.abort_early { spec.share.of_first(spec.schedule.count_before(Nanos::MAX)) } else { 0 };
+    let scheduled = if spec.trial { spec.share.of_first(spec.schedule.count_before(Nanos::MAX)) } else { 0 };
     let allowed = spec.objective.allowed_over(scheduled);
     let (mut store, mut interrupted, mut stopped_at) = (WindowStore::new(MOST_WINDOWS), false, None);
     let mut next_line = start + SECOND;
     let mut last: Option<WindowRecord> = None;
     let mut turn = 0;
+    let mut unanswered = None;
     loop {
         match windows.recv_timeout(Duration::from_millis(50)) {
             Ok(window) => {
@@ -206,9 +241,13 @@ pub fn execute(
         let sum =
             |of: fn(&Gauge) -> &AtomicU64| shared.gauges.iter().map(|g| of(g).load(Relaxed)).sum::<u64>();
         if stopped_at.is_none() {
-            let hopeless = spec.abort_early && sum(|g| &g.over_limit) > allowed;
+            let hopeless = spec.trial && sum(|g| &g.over_limit) > allowed;
             interrupted = interrupt.load(Relaxed);
-            if hopeless || interrupted {
+            if spec.stop_if_unanswered && unanswered.is_none() {
+                let warmed_up = shared.warmed_up.lock().unwrap_or_else(PoisonError::into_inner);
+                unanswered = (warmed_up.1 == spec.threads).then(|| no_answer(&warmed_up.0)).flatten();
+            }
+            if hopeless || interrupted || unanswered.is_some() {
                 stopped_at = Some(now);
                 shared.stop.store(true, Relaxed);
             }
@@ -231,19 +270,21 @@ pub fn execute(
     }
 
     let mut ends = Vec::new();
+    let mut kernel_dropped = Some(0);
     for worker in workers {
         let end = worker
             .join()
             .map_err(|_| anyhow::anyhow!("a worker thread failed: this is a bug of loadgen's"))?;
-        ends.push(
-            end.map_err(|e| anyhow::anyhow!("a worker could not run ({e}): check the limits on open files"))?,
-        );
+        ends.push(end.map_err(|e| worker_failed(&e))?);
+    }
+    if let Some(error) = unanswered {
+        return Err(error);
     }
     let end = measured_start + spec.schedule.duration;
     let duration = stopped_at.map_or(end, |at| at.min(end)).saturating_sub(measured_start);
     let mut recorder = Recorder::new(measured_start, spec.schedule.duration, None);
     let mut generator = Generator::default();
-    let (mut saturated, mut connections, mut cap) = (false, 0, 0);
+    let (mut connections, mut cap) = (0, 0);
     let mut datagrams: Option<UdpCounts> = None;
     for end in &ends {
         recorder.merge(&end.recorder);
@@ -252,7 +293,7 @@ pub fn execute(
         generator.cpu_share = generator.cpu_share.max(share);
         generator.cpu_wanted = generator.cpu_wanted.max(wanted);
         generator.wakes += end.wakes;
-        saturated |= end.saturated;
+        kernel_dropped = kernel_dropped.zip(end.kernel_dropped).map(|(a, b)| a + b);
         connections += end.opened as u64;
         cap += end.cap as u64;
         if let Some(udp) = &end.udp {
@@ -261,9 +302,8 @@ pub fn execute(
     }
     let conduct = Conduct {
         cpu_wanted: (spec.pacer != PacerKind::Spin).then_some(generator.cpu_wanted),
-        kernel_dropped: datagrams.map_or(0, |udp| udp.kernel_dropped),
-        saturated,
-        unloaded: recorder.unloaded(),
+        kernel_dropped,
+        connections_must_suffice: spec.trial || spec.connections.is_none(),
         coalesce: spec.coalesce,
         open_loop: spec.closed.is_none(),
         aborted: stopped_at.is_some(),

@@ -273,7 +273,7 @@ pub struct LoadArgs {
     /// Worker threads
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: u16,
-    /// Most connections (sockets for udp), or auto: opened when none is idle, up to four times what Little's law asks
+    /// Most connections (sockets for udp), or auto: one is opened whenever a request is due and none is idle
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = connections)]
     pub connections: ConnectionsArg,
     /// Cancel a request at this age, counted from its intended start
@@ -327,10 +327,13 @@ pub struct SloArgs {
     /// The percentile that it is asked of
     #[arg(long, value_name = "P", default_value = "max", value_parser = percentile)]
     pub percentile: f64,
-    /// The largest share of errors, timeouts and unfinished requests; always judged
-    #[arg(long, value_name = "E", default_value = "0.001", value_parser = ratio)]
-    pub error_ratio: f64,
+    /// The largest share of errors, timeouts and unfinished requests; always judged [default: 0.001]
+    #[arg(long, value_name = "E", value_parser = ratio)]
+    pub error_ratio: Option<f64>,
 }
+
+/// What `--error-ratio` is when nobody says.
+const ERROR_RATIO: f64 = 0.001;
 
 impl SloArgs {
     /// The objective.
@@ -338,7 +341,8 @@ impl SloArgs {
         Objective {
             max_latency: self.max_latency.map(|span| span.0),
             percentile: self.percentile,
-            error_ratio: self.error_ratio,
+            error_ratio: self.error_ratio.unwrap_or(ERROR_RATIO),
+            given: self.max_latency.is_some() || self.error_ratio.is_some(),
         }
     }
 }
@@ -504,7 +508,8 @@ impl LoadArgs {
             grace: self.grace.0,
             closed,
             objective,
-            abort_early: false,
+            trial: false,
+            stop_if_unanswered: true,
         };
         Ok((spec, target))
     }

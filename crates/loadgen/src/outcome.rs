@@ -6,7 +6,7 @@ use crate::live::Finished;
 use crate::options::ScheduleArgs;
 use crate::result::{Plan, Run, SCHEMA_VERSION, Slo, Validity};
 use crate::schedule::Arrival;
-use crate::slo::{error_ratio, invalid_reasons, violations};
+use crate::slo::{error_ratio, invalid_reasons, limited_by_connections, violations};
 use crate::spec::{RequestKind, Spec};
 use crate::target::Target;
 
@@ -59,6 +59,10 @@ pub(crate) fn result(
     let duration = seconds(finished.duration).max(1e-9);
     let reasons = invalid_reasons(recorder, conduct, objective);
     let mut broken = violations(recorder, objective);
+    let mut notes = Vec::new();
+    if !conduct.connections_must_suffice && conduct.open_loop {
+        notes.extend(limited_by_connections(recorder, objective));
+    }
     if finished.interrupted {
         broken.push("it was interrupted".to_owned());
     }
@@ -83,6 +87,8 @@ pub(crate) fn result(
         first_byte: recorder.first_byte.summary(),
         body: recorder.body.summary(),
         errors: recorder.errors.clone(),
+        warm_up: recorder.warm_up.clone(),
+        notes,
         requests: recorder.requests.clone(),
         udp: finished.udp,
         generator: finished.generator,
@@ -91,6 +97,7 @@ pub(crate) fn result(
             max_latency: objective.max_latency.map(seconds),
             percentile: objective.percentile,
             error_ratio: objective.error_ratio,
+            given: objective.given,
             observed_latency: objective.latency(&recorder.corrected).map(seconds),
             observed_error_ratio: error_ratio(&recorder.counts),
             held: broken.is_empty(),

@@ -1,12 +1,12 @@
 //! What is kept of a run: histograms, exact maxima, windows; never the samples themselves.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 
 use crate::clock::{Nanos, SECOND};
-use crate::result::{Counts, EncodedHistogram, ModelError, Summary};
+use crate::result::{Counts, EncodedHistogram, ModelError, Summary, WarmUp, add_counts};
 use crate::schedule::Job;
 
 /// The longest latency a histogram tells apart: one hour, in nanoseconds.
@@ -192,6 +192,8 @@ pub enum Ending {
 pub struct Stamps {
     /// Intended and released.
     pub job: Job,
+    /// Waited so long for a free connection while the server was answering others.
+    pub waited: Nanos,
     /// It had a connection to itself.
     pub connected: Option<Nanos>,
     /// The first byte of the reply.
@@ -303,6 +305,8 @@ pub struct Recorder {
     pub send_lag: Metric,
     /// Connection minus released.
     pub pool_wait: Metric,
+    /// [`Stamps::waited`] of those that waited at all: the others are not counted in it.
+    pub waited: Metric,
     /// Time to establish a connection.
     pub connect: Metric,
     /// First byte minus connection.
@@ -321,8 +325,9 @@ pub struct Recorder {
     pub groups: Groups,
     /// When the last measured request ended.
     pub last_end: Nanos,
-    /// Uncorrected latencies of the very first requests, before any queue can have grown.
-    first: Vec<Nanos>,
+    /// What became of the warm-up.
+    pub warm_up: WarmUp,
+    recent: Recent,
     limit: Option<Nanos>,
     over_limit: u64,
     window: WindowRecord,
@@ -330,8 +335,54 @@ pub struct Recorder {
     spare: Vec<WindowRecord>,
 }
 
-/// How many first requests tell the latency of the unloaded target.
-const FIRST: usize = 8;
+/// Uncorrected latencies of the last seconds: a thinned sample of those that ended ok.
+#[derive(Clone, Debug, Default)]
+struct Recent(VecDeque<(Nanos, Nanos)>);
+
+impl Recent {
+    /// "The last seconds".
+    const SPAN: Nanos = 5 * SECOND;
+    /// One sample in this time at most, so that their number is bounded.
+    const SPACING: Nanos = SECOND / 50;
+    /// So many stay even when they are older.
+    const LEAST: usize = 8;
+
+    fn record(&mut self, at: Nanos, latency: Nanos) {
+        if self.0.back().is_none_or(|(last, _)| *last + Self::SPACING <= at) {
+            self.0.push_back((at, latency));
+            self.forget(at);
+        }
+    }
+
+    fn forget(&mut self, now: Nanos) {
+        while self.0.len() > Self::LEAST && self.0.front().is_some_and(|(at, _)| at + Self::SPAN < now) {
+            self.0.pop_front();
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.0.extend(&other.0);
+        self.0.make_contiguous().sort_unstable();
+        if let Some((last, _)) = self.0.back().copied() {
+            self.forget(last);
+        }
+    }
+
+    /// The low quartile: what a reply takes when it need not wait for others.
+    fn low_quartile(&self) -> Option<Nanos> {
+        let mut latencies: Vec<Nanos> = self.0.iter().map(|(_, latency)| *latency).collect();
+        latencies.sort_unstable();
+        latencies.get(latencies.len() / 4).copied()
+    }
+}
+
+/// Error classes that are the generator's own failures and say nothing about the server, each with the next step.
+pub const OWN_FAILURES: [(&str, &str); 4] = [
+    ("no descriptor left", "raise the limit on open files (ulimit -n) or lower --connections"),
+    ("no local port left", "give several --source addresses or widen net.ipv4.ip_local_port_range"),
+    ("no memory left", "lower --connections or --threads"),
+    ("source address not ours", "give --source addresses that this machine has (see: ip address)"),
+];
 
 impl Recorder {
     /// A recorder for a measured schedule that starts at `measured_start` and lasts `duration`. `limit`: latencies
@@ -344,6 +395,7 @@ impl Recorder {
             corrected_ok: Metric::new(),
             send_lag: Metric::new(),
             pool_wait: Metric::new(),
+            waited: Metric::new(),
             connect: Metric::new(),
             first_byte: Metric::new(),
             body: Metric::new(),
@@ -353,7 +405,8 @@ impl Recorder {
             requests: BTreeMap::new(),
             groups: Groups::new(duration),
             last_end: measured_start,
-            first: Vec::new(),
+            warm_up: WarmUp::default(),
+            recent: Recent::default(),
             limit,
             over_limit: 0,
             window: WindowRecord::default(),
@@ -367,6 +420,8 @@ impl Recorder {
         if job.measured {
             self.counts.scheduled += 1;
             self.send_lag.record(job.released - job.intended, job.index);
+        } else {
+            self.warm_up.scheduled += 1;
         }
     }
 
@@ -379,14 +434,16 @@ impl Recorder {
 
     /// A request ended.
     pub fn ended(&mut self, stamps: &Stamps, ending: &Ending) {
-        let Stamps { job, connected, first_byte, ended } = *stamps;
-        if let (Some(connected), Ending::Ok) = (connected, ending)
-            && self.first.len() < FIRST
-        {
-            self.first.push(ended.saturating_sub(connected));
+        let Stamps { job, waited, connected, first_byte, ended } = *stamps;
+        if let (Some(connected), Ending::Ok) = (connected, ending) {
+            self.recent.record(ended, ended.saturating_sub(connected));
         }
         if !job.measured {
+            self.warm_up.ended(ending);
             return;
+        }
+        if waited > 0 {
+            self.waited.record(waited, job.index);
         }
         let latency = ended.saturating_sub(job.intended);
         self.roll(ended);
@@ -399,10 +456,7 @@ impl Recorder {
             Ending::Error(class) => {
                 self.counts.error += 1;
                 self.window.error += 1;
-                match self.errors.get_mut(class.as_ref()) {
-                    Some(count) => *count += 1,
-                    None => _ = self.errors.insert(class.to_string(), 1),
-                }
+                count(&mut self.errors, class);
             }
             Ending::Timeout => {
                 self.counts.timeout += 1;
@@ -448,14 +502,23 @@ impl Recorder {
         self.over_limit
     }
 
-    /// The median latency of the unloaded target, once the first few requests have ended.
-    pub fn unloaded(&self) -> Option<Nanos> {
-        if self.first.len() < FIRST {
-            return None;
-        }
-        let mut first = self.first.clone();
-        first.sort_unstable();
-        Some(first[FIRST / 2])
+    /// How long a reply lately takes: the low quartile of the last seconds, never a figure taken once.
+    pub fn service(&self) -> Option<Nanos> {
+        self.recent.low_quartile()
+    }
+
+    /// The wait for a free connection, silences of the server left out, that `quantile` (0 to 1) of all requests do not
+    /// exceed.
+    pub fn waited_at(&self, quantile: f64) -> Nanos {
+        let all = self.corrected.count() as f64;
+        let waited = self.waited.count() as f64;
+        let rank = quantile * all - (all - waited);
+        if waited == 0.0 || rank <= 0.0 { 0 } else { self.waited.quantile_ns(rank / waited) }
+    }
+
+    /// The generator's own failures: class, count, next step.
+    pub fn own_failures(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
+        OWN_FAILURES.into_iter().filter_map(|(class, step)| Some((class, *self.errors.get(class)?, step)))
     }
 
     /// Closes the current window when `now` lies beyond it.
@@ -493,6 +556,7 @@ impl Recorder {
         self.corrected_ok.merge(&other.corrected_ok);
         self.send_lag.merge(&other.send_lag);
         self.pool_wait.merge(&other.pool_wait);
+        self.waited.merge(&other.waited);
         self.connect.merge(&other.connect);
         self.first_byte.merge(&other.first_byte);
         self.body.merge(&other.body);
@@ -504,18 +568,31 @@ impl Recorder {
         mine.unfinished += theirs.unfinished;
         mine.omitted += theirs.omitted;
         self.sent += other.sent;
-        for (class, count) in &other.errors {
-            *self.errors.entry(class.clone()).or_default() += count;
-        }
-        for (name, count) in &other.requests {
-            *self.requests.entry(name.clone()).or_default() += count;
-        }
+        add_counts(&mut self.errors, &other.errors);
+        add_counts(&mut self.requests, &other.requests);
+        self.warm_up.add(&other.warm_up);
         self.groups.merge(&other.groups);
         self.last_end = self.last_end.max(other.last_end);
-        if self.first.is_empty() {
-            self.first.clone_from(&other.first);
-        }
+        self.recent.merge(&other.recent);
         self.over_limit += other.over_limit;
+    }
+}
+
+/// Counts one more of `class`.
+fn count(counts: &mut BTreeMap<String, u64>, class: &str) {
+    match counts.get_mut(class) {
+        Some(count) => *count += 1,
+        None => _ = counts.insert(class.to_owned(), 1),
+    }
+}
+
+impl WarmUp {
+    fn ended(&mut self, ending: &Ending) {
+        match ending {
+            Ending::Ok => self.ok += 1,
+            Ending::Error(class) => count(&mut self.errors, class),
+            Ending::Timeout | Ending::Unfinished => count(&mut self.errors, "timeout"),
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! A worker's view of what it shares with the rest of a run: the stop flag, its gauge, the way its windows go; and what
 //! it hands back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::{Monotonic, Nanos, SECOND, seconds};
 use crate::record::{Recorder, WindowRecord};
-use crate::result::UdpCounts;
+use crate::result::{UdpCounts, WarmUp};
 
 /// What a worker tells the others while it runs.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct Gauge {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
+    /// What became of the warm-ups that are over, and how many workers that are.
+    pub(crate) warmed_up: Mutex<(WarmUp, usize)>,
     pub(crate) gauges: Vec<Gauge>,
 }
 
@@ -28,9 +30,10 @@ pub(crate) struct WorkerEnd {
     pub(crate) recorder: Recorder,
     pub(crate) opened: usize,
     pub(crate) cap: usize,
-    pub(crate) saturated: bool,
     pub(crate) wakes: u64,
     pub(crate) udp: Option<UdpCounts>,
+    /// Replies that its sockets' buffers dropped; `None` when the kernel did not say.
+    pub(crate) kernel_dropped: Option<u64>,
     pub(crate) cpu: CpuUse,
 }
 
@@ -42,6 +45,8 @@ pub(crate) struct Reporter {
     pub(crate) empty: Receiver<WindowRecord>,
     pub(crate) next_report: Nanos,
     pub(crate) limit: Option<Nanos>,
+    /// When the warm-up is over; `None` once it has been told what became of it.
+    pub(crate) warm_until: Option<Nanos>,
 }
 
 /// How often a worker looks for the stop flag at least.
@@ -75,6 +80,12 @@ impl Reporter {
         self.next_report = now + STOP_CHECK / 2;
         while let Ok(window) = self.empty.try_recv() {
             recorder.recycle(window);
+        }
+        if self.warm_until.is_some_and(|until| now >= until) {
+            self.warm_until = None;
+            let mut warmed_up = self.shared.warmed_up.lock().unwrap_or_else(PoisonError::into_inner);
+            warmed_up.0.add(&recorder.warm_up);
+            warmed_up.1 += 1;
         }
         let gauge = &self.shared.gauges[self.number];
         gauge.pending.store(pending, Relaxed);

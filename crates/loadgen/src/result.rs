@@ -109,7 +109,7 @@ pub struct Plan {
     pub threads: u64,
     /// Most connections (sockets for udp) of all workers together.
     pub connections: u64,
-    /// How many of those were opened in fact.
+    /// How many of those were in use at once at most.
     pub connections_used: u64,
     /// Age, from the intended time, at which a request is cancelled.
     pub timeout: f64,
@@ -138,6 +138,33 @@ pub struct Counts {
     pub unfinished: u64,
     /// Closed loop only: starts that the schedule wanted and the loop skipped; not in `scheduled`. It is the omission.
     pub omitted: u64,
+}
+
+/// What became of the warm-up, which is in no figure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmUp {
+    /// Requests whose intended time lay in it.
+    pub scheduled: u64,
+    /// Answered as they should be.
+    pub ok: u64,
+    /// The others by class; "timeout" has those that were given up.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl WarmUp {
+    /// Adds another worker's or another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.scheduled += other.scheduled;
+        self.ok += other.ok;
+        add_counts(&mut self.errors, &other.errors);
+    }
+}
+
+/// Adds counts by name.
+pub fn add_counts(sums: &mut BTreeMap<String, u64>, parts: &BTreeMap<String, u64>) {
+    for (name, count) in parts {
+        *sums.entry(name.clone()).or_default() += count;
+    }
 }
 
 /// What a datagram protocol alone can tell.
@@ -227,6 +254,9 @@ pub struct Slo {
     pub percentile: f64,
     /// Largest share of errors, timeouts and unfinished requests.
     pub error_ratio: f64,
+    /// False when nobody gave an objective and this one is the default.
+    #[serde(default = "yes")]
+    pub given: bool,
     /// The latency at that percentile.
     pub observed_latency: Option<f64>,
     /// The share of errors.
@@ -235,6 +265,10 @@ pub struct Slo {
     pub held: bool,
     /// Sentences, one for each part of it that did not hold.
     pub reasons: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One constant-rate (or ramp, steps, Poisson, closed-loop) run.
@@ -274,6 +308,12 @@ pub struct Run {
     pub body: Summary,
     /// Errors by class.
     pub errors: BTreeMap<String, u64>,
+    /// What became of the warm-up.
+    #[serde(default)]
+    pub warm_up: WarmUp,
+    /// Sentences about what makes no figure wrong and yet is good to know.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Scenario only: requests by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,
@@ -354,7 +394,7 @@ pub struct Search {
     pub hold: f64,
     /// Relative width at which the search stops.
     pub width: f64,
-    /// Latency of the unloaded target.
+    /// What a reply took when nothing waited: the low quartile of the last seconds of the last trial that passed.
     pub baseline: Option<f64>,
     /// No trial at this rate may fail.
     pub strict: Bounds,

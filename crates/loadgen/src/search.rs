@@ -30,7 +30,7 @@ pub struct Settings {
 /// Why a trial is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// A low rate, for the latency of the unloaded target.
+    /// A low rate: whether the target answers at all, and how long that takes.
     Baseline,
     /// Doubling until the first failure.
     Ramp,
@@ -64,8 +64,6 @@ pub struct Request {
     pub rate: f64,
     /// Length.
     pub duration: f64,
-    /// Latency of the unloaded target, in seconds, once it is known.
-    pub unloaded: Option<f64>,
 }
 
 /// What became of it.
@@ -87,8 +85,10 @@ pub struct Outcome {
     pub send_lag_p99: Option<f64>,
     /// Seconds it ran in fact.
     pub seconds: f64,
-    /// Latency of the unloaded target as this trial saw it, in seconds.
-    pub unloaded: Option<f64>,
+    /// How long a reply took lately when it need not wait for others, in seconds.
+    pub service: Option<f64>,
+    /// How far the target was behind at most: the largest corrected latency, in seconds.
+    pub behind: f64,
 }
 
 /// Runs trials: against a target, or against a formula.
@@ -102,11 +102,12 @@ pub trait Trial {
     /// Whatever makes further trials pointless.
     fn run(&mut self, request: &Request) -> Result<Outcome, Self::Error>;
 
-    /// Waits until the target has got over the trial before, and says how many seconds that took.
+    /// Waits until the target has got over a trial that left it `behind` seconds behind, and says how many seconds that
+    /// took: at most about twice as many. `service`: what a reply takes when it need not wait for others.
     ///
     /// # Errors
     /// Whatever makes further trials pointless.
-    fn drain(&mut self, unloaded: Option<f64>) -> Result<f64, Self::Error>;
+    fn drain(&mut self, service: Option<f64>, behind: f64) -> Result<f64, Self::Error>;
 
     /// True when a signal asks for an end.
     fn interrupted(&self) -> bool {
@@ -125,8 +126,8 @@ pub struct Found {
     pub conditional_throughput: Option<f64>,
     /// The rate that held for the whole goal.
     pub confirmed: Option<f64>,
-    /// Latency of the unloaded target, in seconds.
-    pub baseline: Option<f64>,
+    /// How long a reply took in the last trial that passed, when it need not wait for others, in seconds.
+    pub service: Option<f64>,
     /// aimd: mean rate of the second half.
     pub estimate: Option<f64>,
     /// Set when the generator was the limit: the highest rate that passed a trial. Not a capacity.
@@ -191,7 +192,8 @@ struct Searcher<'a, T> {
     loads: BTreeMap<u64, Load>,
     found: Found,
     best_pass: Option<f64>,
-    dirty: bool,
+    /// By how many seconds the last trial left the target behind, unless it passed.
+    behind: Option<f64>,
 }
 
 /// Runs this many invalid trials in a row, and no more.
@@ -210,18 +212,19 @@ impl<T: Trial> Searcher<'_, T> {
             if self.trial.interrupted() {
                 return Err(Stop::Interrupted);
             }
-            let unloaded = self.found.baseline;
-            let drained = if self.dirty { self.trial.drain(unloaded).map_err(Stop::Error)? } else { 0.0 };
-            self.dirty = false;
-            let request = Request { phase, rate, duration, unloaded };
+            let drained = match self.behind.take() {
+                Some(behind) => self.trial.drain(self.found.service, behind).map_err(Stop::Error)?,
+                None => 0.0,
+            };
+            let request = Request { phase, rate, duration };
             let outcome = self.trial.run(&request).map_err(Stop::Error)?;
             if self.trial.interrupted() {
                 return Err(Stop::Interrupted);
             }
             let verdict = outcome.verdict;
             let achieved = outcome.achieved_rate;
-            if phase == Phase::Baseline {
-                self.found.baseline = outcome.unloaded.or(self.found.baseline);
+            if phase == Phase::Baseline || verdict == Verdict::Pass {
+                self.found.service = outcome.service.or(self.found.service);
             }
             self.found.trials.push(TrialRow {
                 phase: phase.name().to_owned(),
@@ -239,11 +242,11 @@ impl<T: Trial> Searcher<'_, T> {
             });
             if verdict == Verdict::Invalid {
                 reasons = outcome.reasons;
-                self.dirty = true;
+                self.behind = Some(outcome.behind);
                 continue;
             }
             let pass = verdict == Verdict::Pass;
-            self.dirty = !pass;
+            self.behind = (!pass).then_some(outcome.behind);
             if pass {
                 self.best_pass = Some(self.best_pass.map_or(rate, |best| best.max(rate)));
             }
@@ -462,7 +465,7 @@ impl<T: Trial> Searcher<'_, T> {
         let window = (self.settings.trial / 4.0).max(1.0);
         let (mut spent, mut rates) = (0.0, Vec::new());
         while spent < self.settings.hold {
-            self.dirty = false;
+            self.behind = None;
             let pass = self.measure(Phase::Aimd, rate, window)?;
             spent += window;
             rates.push(rate);
@@ -485,7 +488,7 @@ pub fn search<T: Trial>(trial: &mut T, settings: &Settings, aimd: bool) -> Resul
         loads: BTreeMap::new(),
         found: Found::default(),
         best_pass: None,
-        dirty: false,
+        behind: None,
     };
     let outcome = if aimd { searcher.aimd() } else { searcher.mlr() };
     let mut found = searcher.found;

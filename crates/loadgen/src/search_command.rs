@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{nanos, seconds};
 use crate::exit::WrongUsage;
+use crate::format::duration;
 use crate::live::execute;
 use crate::options::{ArrivalArg, LoadArgs, SloArgs, Span, TargetArg, width};
 use crate::outcome::plan;
@@ -15,8 +16,8 @@ use crate::report::{self, OutputArgs};
 use crate::result::{Document, SCHEMA_VERSION, Search, Validity};
 use crate::schedule::{Arrival, Rate, Schedule};
 use crate::search::{Outcome, Phase, Request, Settings, Trial, search};
-use crate::slo::{Verdict, judge};
-use crate::spec::{RequestKind, Spec};
+use crate::slo::{Verdict, judge, nothing_good};
+use crate::spec::Spec;
 
 /// Flags of `loadgen search`.
 #[derive(clap::Args, Clone, Debug)]
@@ -73,12 +74,12 @@ struct Live<'a> {
     display: &'a mut Display,
 }
 
-/// The drain gives up waiting for the target after this many probes of a second, and measures all the same.
-const MOST_PROBES: usize = 60;
+/// A probe of the drain: so long, at so many requests a second.
+const PROBE: (f64, f64) = (0.5, 20.0);
 
 impl Live<'_> {
     /// The spec for `rate` over `duration` seconds.
-    fn trial(&self, rate: f64, duration: f64, unloaded: Option<f64>) -> Spec {
+    fn trial(&self, rate: f64, duration: f64) -> Spec {
         let mut spec = self.spec.clone();
         let rate_of = Rate::approximate(rate);
         let arrival = match self.poisson {
@@ -87,13 +88,7 @@ impl Live<'_> {
         };
         spec.schedule = Schedule { arrival, duration: nanos(duration) };
         spec.warm_up = self.warm_up.map_or_else(|| nanos((duration / 4.0).min(1.0)), |span| span.0);
-        if let (None, Some(unloaded)) = (spec.connections, unloaded)
-            && !matches!(spec.kind, RequestKind::Udp(..))
-        {
-            // Known beforehand, so that no trial begins with a pool that is too small.
-            let wanted = (4.0 * rate * unloaded.max(0.000_25)).ceil() as usize;
-            spec.connections = Some(wanted.clamp(8 * spec.threads, 16_384));
-        }
+        spec.stop_if_unanswered = false;
         spec
     }
 }
@@ -102,14 +97,23 @@ impl Trial for Live<'_> {
     type Error = anyhow::Error;
 
     fn run(&mut self, request: &Request) -> anyhow::Result<Outcome> {
-        let mut spec = self.trial(request.rate, request.duration, request.unloaded);
-        spec.abort_early = request.phase != Phase::Baseline;
+        let mut spec = self.trial(request.rate, request.duration);
+        let first = request.phase == Phase::Baseline;
+        (spec.trial, spec.stop_if_unanswered) = (!first, first);
         self.display.prefix(format!("{} at {}/s: ", request.phase.name(), request.rate));
         let display = &mut *self.display;
         let finished = execute(&spec, &self.interrupt, &mut |progress| display.show(progress))?;
-        let mut conduct = finished.conduct;
-        conduct.unloaded = request.unloaded.map(nanos).or(conduct.unloaded);
+        let conduct = finished.conduct;
         let recorder = &finished.recorder;
+        if first && nothing_good(&recorder.counts).is_some() && recorder.own_failures().next().is_none() {
+            let classes: Vec<String> =
+                recorder.errors.iter().map(|(class, n)| format!("{class} {n}")).collect();
+            anyhow::bail!(
+                "none of the first {} requests was answered well ({}): try the target with `loadgen run` first",
+                recorder.counts.scheduled,
+                if classes.is_empty() { "no reply".to_owned() } else { classes.join(", ") }
+            );
+        }
         let mut judgement = judge(recorder, &conduct, &spec.objective, spec.schedule.duration);
         if conduct.aborted && judgement.verdict == Verdict::Pass {
             // Ended because it could not pass any more; what was recorded until then need not show it.
@@ -137,28 +141,39 @@ impl Trial for Live<'_> {
             send_lag_p99: (recorder.send_lag.count() > 0)
                 .then(|| seconds(recorder.send_lag.quantile_ns(0.99))),
             seconds: run_for,
-            unloaded: finished.recorder.unloaded().map(seconds),
+            service: recorder.service().map(seconds),
+            behind: seconds(recorder.corrected.max_ns()),
         })
     }
 
-    fn drain(&mut self, unloaded: Option<f64>) -> anyhow::Result<f64> {
+    fn drain(&mut self, service: Option<f64>, behind: f64) -> anyhow::Result<f64> {
         let begin = Instant::now();
-        // Without a baseline there is nothing to compare with.
-        let Some(unloaded) = unloaded else { return Ok(0.0) };
-        // Half a millisecond more: the noise of a wake-up must not look like a backlog.
-        let recovered = nanos(1.5 * unloaded + 0.0005);
-        self.display.prefix("draining: ".to_owned());
-        for _ in 0..MOST_PROBES {
-            if self.interrupted() {
-                break;
-            }
-            let mut spec = self.trial(20.0, 1.0, Some(unloaded));
+        // Without it there is nothing to compare with.
+        let Some(service) = service else { return Ok(0.0) };
+        let recovered = 1.5 * service + 0.001;
+        // The backlog that the trial left takes about as long as its last request took; a probe more for a short one.
+        let most = 2.0 * behind + PROBE.0;
+        let mut waits_for = format!("a probe is to take {} at most", duration(recovered));
+        loop {
+            self.display.prefix(format!(
+                "draining for {:.0} s of {most:.0} s, {waits_for}: ",
+                begin.elapsed().as_secs_f64()
+            ));
+            let mut spec = self.trial(PROBE.1, PROBE.0);
             spec.warm_up = 0;
+            spec.grace = spec.grace.min(nanos(PROBE.0));
             let display = &mut *self.display;
             let finished = execute(&spec, &self.interrupt, &mut |progress| display.show(progress))?;
-            if finished.recorder.corrected.quantile_ns(0.5) <= recovered {
+            let took = seconds(finished.recorder.corrected.quantile_ns(0.5));
+            if took <= recovered || self.interrupted() {
                 break;
             }
+            if begin.elapsed().as_secs_f64() > most {
+                self.display.line(&format!("drained for {most:.1} s, {waits_for}: going on all the same"));
+                break;
+            }
+            waits_for =
+                format!("a probe took {} and is to take {} at most", duration(took), duration(recovered));
         }
         Ok(begin.elapsed().as_secs_f64())
     }
@@ -232,7 +247,7 @@ pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         error_ratio: objective.error_ratio,
         hold: settings.hold,
         width: settings.width,
-        baseline: found.baseline,
+        baseline: found.service,
         strict: found.strict,
         typical: found.typical,
         conditional_throughput: found.conditional_throughput,

@@ -14,6 +14,8 @@ pub struct Objective {
     pub percentile: f64,
     /// The largest share of errors, timeouts and unfinished requests.
     pub error_ratio: f64,
+    /// False when nobody gave one: then it is the default.
+    pub given: bool,
 }
 
 impl Objective {
@@ -60,23 +62,35 @@ impl Verdict {
 }
 
 /// What a run was like for the generator.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conduct {
     /// The busiest worker's CPU time plus its wait for a core, as a share of wall time; `None` for the spinning
     /// pacer, which always wants all of it.
     pub cpu_wanted: Option<f64>,
-    /// Replies that our own sockets' buffers dropped.
-    pub kernel_dropped: u64,
-    /// All connections that may be open were in use at the end of the schedule.
-    pub saturated: bool,
-    /// Latency of the unloaded target.
-    pub unloaded: Option<Nanos>,
+    /// Replies that our own sockets' buffers dropped; `None` when the kernel did not say.
+    pub kernel_dropped: Option<u64>,
+    /// A run that its connections limit is invalid: nobody chose their number, or a search asks what the server can do.
+    pub connections_must_suffice: bool,
     /// Requests leave in bunches of this length by the user's own wish.
     pub coalesce: Nanos,
     /// Open loop; a closed one follows the server by design and is never called late.
     pub open_loop: bool,
     /// The run was ended early.
     pub aborted: bool,
+}
+
+impl Default for Conduct {
+    /// An open loop with nothing to complain of.
+    fn default() -> Self {
+        Self {
+            cpu_wanted: None,
+            kernel_dropped: Some(0),
+            connections_must_suffice: false,
+            coalesce: 0,
+            open_loop: true,
+            aborted: false,
+        }
+    }
 }
 
 /// The longest send lag at the 99th percentile that a limit of `limit` bears.
@@ -94,12 +108,14 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
     if !conduct.open_loop {
         return reasons;
     }
-    let lag = recorder.send_lag.quantile_ns(0.99);
+    // The 99th percentile of a few is their maximum, and one slow wake-up is no verdict.
+    let (which, quantile) = if recorder.send_lag.count() >= 100 { ("p99", 0.99) } else { ("p50", 0.5) };
+    let lag = recorder.send_lag.quantile_ns(quantile);
     let bears =
         lag_limit(objective.max_latency) + if objective.max_latency.is_none() { conduct.coalesce } else { 0 };
     if lag > bears {
         reasons.push(format!(
-            "the generator was late: send lag p99 {:.3} ms, more than the {:.3} ms that this limit bears; give it a core of its own, more --threads, or a finer --pacer",
+            "the generator was late: send lag {which} {:.3} ms, more than the {:.3} ms that this limit bears; give it a core of its own, more --threads, or a finer --pacer",
             lag as f64 / 1e6,
             bears as f64 / 1e6
         ));
@@ -112,27 +128,40 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
             wanted * 100.0
         ));
     }
-    if conduct.kernel_dropped > 0 {
-        reasons.push(format!(
-            "the generator's own receive buffers dropped {} replies: raise net.core.rmem_max or use more --threads",
-            conduct.kernel_dropped
-        ));
+    match conduct.kernel_dropped {
+        Some(0) => {}
+        Some(dropped) => reasons.push(format!(
+            "the generator's own receive buffers dropped {dropped} replies: raise net.core.rmem_max or use more --threads"
+        )),
+        None => reasons.push(
+            "the kernel did not say how many replies the generator's own receive buffers dropped: see that /proc/net/udp can be read, and run it again".to_owned(),
+        ),
     }
-    let slope = slope(&recorder.groups.medians()).unwrap_or(0.0);
-    let unloaded = conduct.unloaded.unwrap_or(1_000_000);
-    // A server that stands still, or is dead, keeps all connections busy as well; but then some request on one of them
-    // took long.
-    let quick = recorder.uncorrected.quantile_ns(0.5) <= unloaded + unloaded / 2
-        && recorder.uncorrected.max_ns() <= 20 * unloaded + 100_000_000;
-    // A trial that was ended early has too few groups for a slope. It was ended because latency went over the limit;
-    // with a quick server that can only have been the wait for a connection.
-    let grew = slope > SLOPE_LIMIT || conduct.aborted;
-    if conduct.saturated && grew && quick {
-        reasons.push(
-            "the connections were the limit: all were in use, the wait for one grew, and the server was as quick as ever; raise --connections".to_owned(),
-        );
+    for (class, count, step) in recorder.own_failures() {
+        reasons.push(format!("{count} requests failed in the generator itself ({class}): {step}"));
+    }
+    if conduct.connections_must_suffice {
+        reasons.extend(limited_by_connections(recorder, objective));
     }
     reasons
+}
+
+/// Says so when requests waited for a free connection, of an open loop, for more than a tenth of the latency at a
+/// percentile that is judged or printed first. A wait through a silence of the server is the server's
+/// ([`Recorder::waited_at`]).
+pub fn limited_by_connections(recorder: &Recorder, objective: &Objective) -> Option<String> {
+    [objective.percentile, 99.0, 50.0].into_iter().find_map(|which| {
+        let latency = Objective { percentile: which, ..*objective }.latency(&recorder.corrected)?;
+        let waited = recorder.waited_at(which / 100.0);
+        (waited > latency / 10).then(|| {
+            format!(
+                "limited by its connections: at {} a request waited {} of its {} for a free one; raise --connections, ulimit -n, or the number of --source addresses",
+                percentile(which),
+                duration(seconds(waited)),
+                duration(seconds(latency))
+            )
+        })
+    })
 }
 
 /// What the objective says of a run.
@@ -152,6 +181,11 @@ pub struct Judgement {
 pub fn error_ratio(counts: &Counts) -> f64 {
     let bad = counts.scheduled.saturating_sub(counts.ok);
     if counts.scheduled == 0 { 0.0 } else { bad as f64 / counts.scheduled as f64 }
+}
+
+/// Says so when requests were made and none of them was answered well: then no latency means anything.
+pub fn nothing_good(counts: &Counts) -> Option<String> {
+    (counts.scheduled > 0 && counts.ok == 0).then(|| "no request was answered well".to_owned())
 }
 
 /// Why these counts fail an objective that allows a share `allowed` of errors; `None` when they hold it.
@@ -176,6 +210,7 @@ pub fn violations(recorder: &Recorder, objective: &Objective) -> Vec<String> {
     {
         reasons.push(too_slow(objective.percentile, seconds(latency), seconds(limit)));
     }
+    reasons.extend(nothing_good(&recorder.counts));
     reasons.extend(too_many_errors(&recorder.counts, objective.error_ratio));
     reasons
 }
@@ -194,7 +229,7 @@ pub fn judge(recorder: &Recorder, conduct: &Conduct, objective: &Objective, dura
     {
         reasons.push(format!("the backlog grows: latency rises by {slope:.4} s a second"));
     }
-    let achieved = achieved_share(recorder, conduct, duration);
+    let achieved = achieved_share(recorder, duration);
     if achieved < 0.99 && !conduct.aborted {
         reasons.push(format!("only {achieved:.4} of the offered rate was achieved"));
     }
@@ -202,14 +237,14 @@ pub fn judge(recorder: &Recorder, conduct: &Conduct, objective: &Objective, dura
     Judgement { verdict, reasons, latency, slope }
 }
 
-/// Answered requests a second, as a share of the offered ones (errors have a budget of their own). What a steady run still has under way when its
-/// schedule ends is no loss: one unloaded latency is allowed for it.
-fn achieved_share(recorder: &Recorder, conduct: &Conduct, duration: Nanos) -> f64 {
+/// Answered requests a second, as a share of the offered ones (errors have a budget of their own). What a steady run still
+/// has under way when its schedule ends is no loss: two replies' time is allowed for it.
+fn achieved_share(recorder: &Recorder, duration: Nanos) -> f64 {
     let counts = recorder.counts;
     if counts.scheduled == 0 {
         return 1.0;
     }
-    let took = recorder.took().saturating_sub(2 * conduct.unloaded.unwrap_or(0)).max(duration);
+    let took = recorder.took().saturating_sub(2 * recorder.service().unwrap_or(0)).max(duration);
     (counts.ok + counts.error) as f64 / counts.scheduled as f64 * duration as f64 / took as f64
 }
 

@@ -25,6 +25,15 @@ pub enum RequestKind {
     Line(Arc<Route>, Bytes),
 }
 
+impl RequestKind {
+    /// Where its connections go.
+    pub fn route(&self) -> &Route {
+        match self {
+            Self::Http(_, route, ..) | Self::Udp(route, _) | Self::Line(route, _) => route,
+        }
+    }
+}
+
 /// A run, ready to start.
 #[derive(Clone)]
 pub struct Spec {
@@ -44,7 +53,7 @@ pub struct Spec {
     pub coalesce: Nanos,
     /// Workers.
     pub threads: usize,
-    /// Connections (sockets for udp) of all workers together; `None` is auto.
+    /// Connections (sockets for udp) of all workers together; `None` is auto: as many as the open model asks for.
     pub connections: Option<usize>,
     /// Age at which a request is cancelled.
     pub timeout: Nanos,
@@ -54,6 +63,8 @@ pub struct Spec {
     pub closed: Option<Closed>,
     /// The objective.
     pub objective: Objective,
-    /// End as soon as the objective cannot hold any more.
-    pub abort_early: bool,
+    /// It is a trial of a search: it ends as soon as the objective cannot hold any more, and connections must suffice.
+    pub trial: bool,
+    /// End after a warm-up in which nothing was answered.
+    pub stop_if_unanswered: bool,
 }

@@ -277,7 +277,8 @@ fn coalesce() -> String {
 
 fn search() -> String {
     let (capacity, limit) = (1000.0, 1.0);
-    let objective = Objective { max_latency: Some(nanos(limit)), percentile: 100.0, error_ratio: 0.001 };
+    let objective =
+        Objective { max_latency: Some(nanos(limit)), percentile: 100.0, error_ratio: 0.001, given: true };
     let conduct = Conduct { open_loop: true, ..Conduct::default() };
     let highest = |seconds: f64, passes: &dyn Fn(&Recorder) -> bool| {
         let (mut low, mut high) = (900.0, 1300.0);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use nix::errno::Errno;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use tokio::net::TcpStream;
 
@@ -86,6 +87,11 @@ impl Client {
     }
 }
 
+/// A `--source` that this machine does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("the source address is not one of this machine's")]
+struct NotOurs;
+
 /// Where connections come from and go to.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -101,6 +107,17 @@ impl Route {
         if self.from.is_empty() { None } else { Some(self.from[(n % self.from.len() as u64) as usize]) }
     }
 
+    /// Binds a socket to the local address of the `n`th connection, if there is one.
+    ///
+    /// # Errors
+    /// The kernel's; an address that this machine does not have says so.
+    pub fn bind(&self, socket: &Socket, n: u64) -> io::Result<()> {
+        let Some(source) = self.source(n) else { return Ok(()) };
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| {
+            if error.kind() == io::ErrorKind::AddrNotAvailable { io::Error::other(NotOurs) } else { error }
+        })
+    }
+
     /// Connects, without Nagle's delay.
     ///
     /// # Errors
@@ -108,19 +125,20 @@ impl Route {
     pub async fn connect(&self, n: u64) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(SocketProtocol::TCP))?;
         socket.set_nonblocking(true)?;
-        if let Some(source) = self.source(n) {
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-        }
+        self.bind(&socket, n)?;
         let stream = tokio::net::TcpSocket::from_std_stream(socket.into()).connect(self.to).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 }
 
-/// The class under which an I/O error is counted.
+/// The class under which an I/O error is counted. The generator's own failures are those of
+/// [`crate::record::OWN_FAILURES`].
 pub fn class(error: &io::Error) -> Cow<'static, str> {
     use io::ErrorKind as Kind;
+    let errno = error.raw_os_error().map(Errno::from_raw);
     match error.kind() {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<NotOurs>()) => "source address not ours".into(),
         Kind::ConnectionRefused => "connection refused".into(),
         Kind::ConnectionReset => "connection reset".into(),
         Kind::ConnectionAborted => "connection aborted".into(),
@@ -129,8 +147,9 @@ pub fn class(error: &io::Error) -> Cow<'static, str> {
         Kind::TimedOut => "connect timed out".into(),
         Kind::HostUnreachable | Kind::NetworkUnreachable => "unreachable".into(),
         Kind::AddrInUse | Kind::AddrNotAvailable => "no local port left".into(),
-        _ => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-            Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => "no descriptor left".into(),
+        _ => match errno {
+            Some(Errno::EMFILE | Errno::ENFILE) => "no descriptor left".into(),
+            Some(Errno::ENOMEM | Errno::ENOBUFS) => "no memory left".into(),
             Some(errno) => format!("{errno:?}").into(),
             None => error.kind().to_string().into(),
         },

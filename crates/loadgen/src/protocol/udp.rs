@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::task::Poll;
 
+use echo_service::kernel_drops;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
 use socket2::{Domain, Socket, Type};
@@ -211,32 +210,9 @@ fn open(route: &Route, number: u64) -> io::Result<Port> {
     socket.set_nonblocking(true)?;
     // Asks for more than the kernel grants by default; whatever it grants, drops are counted.
     _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    let any = if route.to.is_ipv4() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    };
-    socket.bind(&SocketAddr::new(route.source(number).unwrap_or(any), 0).into())?;
+    route.bind(&socket, number)?;
     socket.connect(&route.to.into())?;
     Ok(Port { socket: UdpSocket::from_std(socket.into())?, highest: None })
-}
-
-/// What the receive buffer of a socket dropped: last column of its row in /proc/net/udp or udp6.
-fn dropped(socket: &UdpSocket) -> u64 {
-    let Ok(inode) =
-        std::fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).map(|m| m.ino().to_string())
-    else {
-        return 0;
-    };
-    for table in ["/proc/net/udp", "/proc/net/udp6"] {
-        for line in std::fs::read_to_string(table).unwrap_or_default().lines() {
-            let mut fields = line.split_whitespace();
-            if fields.nth(9) == Some(&inode) {
-                return fields.next_back().and_then(|n| n.parse().ok()).unwrap_or(0);
-            }
-        }
-    }
-    0
 }
 
 struct Worker {
@@ -342,7 +318,7 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
             Err(error) if is_icmp(&error) => {
                 // It tells of an earlier datagram and sent nothing: the same batch again.
-                self.counts.refused += 1;
+                self.refused();
                 true
             }
             Err(error) => {
@@ -351,11 +327,20 @@ impl Worker {
                     let ledger = if job.measured { &mut self.measured } else { &mut self.warm_up };
                     ledger.send();
                     ledger.reply(job.index);
-                    let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+                    let stamps = Stamps { job, waited: 0, connected: None, first_byte: None, ended: now };
                     self.recorder.ended(&stamps, &Ending::Error(class(&error)));
                 }
                 true
             }
+        }
+    }
+
+    /// The target's host said that nobody listens. Of the warm-up's datagrams that is all that will ever be heard.
+    fn refused(&mut self) {
+        if Monotonic.now() < self.work.measured_start() {
+            *self.recorder.warm_up.errors.entry("connection refused".to_owned()).or_default() += 1;
+        } else {
+            self.counts.refused += 1;
         }
     }
 
@@ -395,7 +380,7 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
                 if is_icmp(&error) {
-                    self.counts.refused += 1;
+                    self.refused();
                 }
                 true
             }
@@ -436,7 +421,7 @@ impl Worker {
         let batch = self.batches.partition_point(|(first, _)| *first <= intended);
         let sent = batch.checked_sub(1).map_or(intended, |batch| self.batches[batch].1.max(intended));
         let job = Job { index, intended, released: sent, measured };
-        let stamps = Stamps { job, connected: Some(sent), first_byte: None, ended: now };
+        let stamps = Stamps { job, waited: 0, connected: Some(sent), first_byte: None, ended: now };
         self.recorder.ended(&stamps, &Ending::Ok);
     }
 
@@ -459,7 +444,10 @@ impl Worker {
             let batch = batches.partition_point(|(first, _)| *first <= intended);
             let sent = batch.checked_sub(1).map_or(intended, |batch| batches[batch].1.max(intended));
             let job = Job { index: due.index, intended, released: sent, measured: true };
-            recorder.ended(&Stamps { job, connected: Some(sent), first_byte: None, ended: now }, ending);
+            recorder.ended(
+                &Stamps { job, waited: 0, connected: Some(sent), first_byte: None, ended: now },
+                ending,
+            );
             counts.lost += 1;
         });
     }
@@ -469,9 +457,7 @@ impl Worker {
         let deadline = |ledger: &Ledger, start| ledger.oldest().map(|at| start + at + self.work.timeout);
         let deadlines =
             [deadline(&self.warm_up, self.work.start), deadline(&self.measured, self.work.measured_start())];
-        // A full send buffer: look again soon.
-        let retry = (!self.unsent.is_empty() || !self.backlog.is_empty()).then(|| Monotonic.now() + 200_000);
-        [due, retry].into_iter().chain(deadlines).flatten().min()
+        [due].into_iter().chain(deadlines).flatten().min()
     }
 
     /// Ends it: whatever is not answered is recorded at its age.
@@ -481,7 +467,7 @@ impl Worker {
         while let Some(job) = self.unsent.pop_front().or_else(|| self.backlog.take()) {
             self.measured.send();
             self.measured.reply(job.index);
-            let stamps = Stamps { job, connected: None, first_byte: None, ended: now };
+            let stamps = Stamps { job, waited: 0, connected: None, first_byte: None, ended: now };
             self.recorder.ended(&stamps, &Ending::Unfinished);
         }
         self.give_up(Nanos::MAX, now, &Ending::Unfinished);
@@ -521,7 +507,7 @@ pub(crate) async fn worker(
     let mut pacer = Pacer::new(pacer)?;
     let sockets = match work.connections {
         Connections::Fixed(n) => n as u64,
-        Connections::Auto => 1,
+        Connections::Auto(_) => 1,
     };
     let mut ports = (0..sockets).map(|n| open(&route, first + n)).collect::<io::Result<Vec<_>>>()?;
     let (start, end) = (work.measured_start(), work.end());
@@ -581,20 +567,25 @@ pub(crate) async fn worker(
             biased;
             woken = pacer.until(wake) => woken?,
             ready = readable(&ports) => ready?,
+            // A full send buffer: it takes more when it says so.
+            ready = ports[turn % ports.len()].socket.writable(), if !worker.unsent.is_empty() => ready?,
         }
     }
     cpu.close();
     let now = Monotonic.now();
     worker.close(now);
-    worker.counts.kernel_dropped = ports.iter().map(|port| dropped(&port.socket)).sum();
+    let opened = ports.len();
+    let kernel_dropped: Option<u64> =
+        ports.into_iter().map(|port| kernel_drops(&port.socket.into_std().ok()?)).sum();
+    worker.counts.kernel_dropped = kernel_dropped.unwrap_or(0);
     reporter.report(&mut worker.recorder, now, 0, 0);
     Ok(WorkerEnd {
         recorder: worker.recorder,
-        opened: ports.len(),
-        cap: ports.len(),
-        saturated: false,
+        opened,
+        cap: opened,
         wakes,
         udp: Some(worker.counts),
+        kernel_dropped,
         cpu,
     })
 }

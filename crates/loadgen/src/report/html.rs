@@ -132,18 +132,9 @@ fn latency_row(name: &str, s: &Summary) -> Vec<String> {
 fn write_judgement(out: &mut String, run: &Run) -> fmt::Result {
     let held = if run.slo.held { "Objective held" } else { "Objective violated" };
     write_verdict(out, run.slo.held, held, &tables::objective(run), &run.slo.reasons)?;
-    if run.validity.ok {
-        write_verdict(
-            out,
-            true,
-            "Valid",
-            "the generator kept its schedule, the figures are the server's",
-            &[],
-        )
-    } else {
-        let sentence = "the generator was the limit, the figures are not the server's";
-        write_verdict(out, false, "Invalid", sentence, &run.validity.reasons)
-    }
+    let (head, sentence) = tables::validity(run);
+    let reasons = [&run.validity.reasons[..], &run.notes].concat();
+    write_verdict(out, head == "Valid", head, sentence, &reasons)
 }
 
 fn write_run(out: &mut String, run: &Run) -> anyhow::Result<()> {

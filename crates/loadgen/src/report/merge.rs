@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail, ensure};
 
 use crate::record::Metric;
-use crate::result::{Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window};
-use crate::slo::{error_ratio, too_many_errors, too_slow};
+use crate::result::{
+    Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window, add_counts as add_counts_by_name,
+};
+use crate::slo::{error_ratio, nothing_good, too_many_errors, too_slow};
 
 /// Merges runs into one; `names` are for the messages.
 ///
@@ -100,9 +102,12 @@ fn add(whole: &mut Run, run: &Run, in_turn: bool) -> anyhow::Result<()> {
         *sum = add_summaries(sum, part)?;
     }
     whole.counts = add_counts(whole.counts, run.counts);
-    for (sums, parts) in [(&mut whole.errors, &run.errors), (&mut whole.requests, &run.requests)] {
-        for (name, count) in parts {
-            *sums.entry(name.clone()).or_default() += count;
+    add_counts_by_name(&mut whole.errors, &run.errors);
+    add_counts_by_name(&mut whole.requests, &run.requests);
+    whole.warm_up.add(&run.warm_up);
+    for note in &run.notes {
+        if !whole.notes.contains(note) {
+            whole.notes.push(note.clone());
         }
     }
     whole.udp = match (whole.udp, run.udp) {
@@ -219,6 +224,7 @@ fn judge(slo: &Slo, run: &Run) -> Slo {
     {
         reasons.push(too_slow(slo.percentile, latency, limit));
     }
+    reasons.extend(nothing_good(&run.counts));
     reasons.extend(too_many_errors(&run.counts, slo.error_ratio));
     Slo {
         observed_latency: latency,

@@ -3,7 +3,8 @@
 use std::fmt::{self, Display, Write as _};
 
 use crate::format::{duration, latency, percent, percentile, rate};
-use crate::result::{Bounds, Compare, Document, Run, Search, Summary};
+use crate::result::{Bounds, Compare, Document, Run, Search, Summary, WarmUp};
+use crate::slo::nothing_good;
 
 /// The whole text for `document`, without a line end behind it.
 pub(super) fn text(document: &Document) -> String {
@@ -39,8 +40,14 @@ fn write_head(out: &mut String, title: &str) -> fmt::Result {
 }
 
 fn write_row(out: &mut String, name: &str, summary: &Summary) -> fmt::Result {
+    write_figures(out, name, summary, true)
+}
+
+/// Without a good answer there is no latency: the age of a failure is none.
+fn write_figures(out: &mut String, name: &str, summary: &Summary, good: bool) -> fmt::Result {
     write!(out, "{name:<12}")?;
-    FIGURES.iter().try_for_each(|(_, figure)| write!(out, " {:>9}", latency(summary, figure(summary))))?;
+    let cell = |figure: &Figure| if good { latency(summary, figure(summary)) } else { "-".to_owned() };
+    FIGURES.iter().try_for_each(|(_, figure)| write!(out, " {:>9}", cell(figure)))?;
     writeln!(out, " {:>9}", summary.count)
 }
 
@@ -71,8 +78,9 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
         writeln!(out, "interrupted: everything below is partial\n")?;
     }
     write_head(out, "latency")?;
-    write_row(out, "corrected", &run.corrected)?;
-    write_row(out, "uncorrected", &run.uncorrected)?;
+    let good = nothing_good(&run.counts).is_none();
+    write_figures(out, "corrected", &run.corrected, good)?;
+    write_figures(out, "uncorrected", &run.uncorrected, good)?;
     writeln!(
         out,
         "corrected counts from the time at which a request should have started, uncorrected from when it had its \
@@ -110,6 +118,11 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
             format_args!("{} starts that the schedule wanted and the closed loop skipped", counts.omitted),
         )?;
     }
+    if run.warm_up.scheduled > 0 {
+        let WarmUp { scheduled, ok, errors } = &run.warm_up;
+        let errors = if errors.is_empty() { String::new() } else { format!("; {}", list(errors.iter())) };
+        write_field(out, "warm-up", format_args!("{scheduled} more before, {ok} ok{errors}: in no figure"))?;
+    }
     if run.requests.len() > 1 {
         write_field(out, "of which", list(run.requests.iter()))?;
     }
@@ -137,7 +150,11 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
     let offered = plan.rate.map_or_else(String::new, |r| format!("{} offered, ", rate(r)));
     let (sent, achieved) = (rate(run.sent_rate), rate(run.achieved_rate));
     write_field(out, "rate", format_args!("{offered}{sent} sent, {achieved} answered well, per second"))?;
-    write_field(out, "connections", format_args!("{} used of {}", plan.connections_used, plan.connections))?;
+    write_field(
+        out,
+        "connections",
+        format_args!("{} in use at once at most, of {}", plan.connections_used, plan.connections),
+    )?;
     write_field(
         out,
         "generator",
@@ -185,17 +202,27 @@ pub(super) fn objective(run: &Run) -> String {
     parts.join(", ")
 }
 
-fn write_verdict(out: &mut String, run: &Run) -> fmt::Result {
-    if run.validity.ok {
-        write_field(out, "validity", "the generator kept its schedule: the figures are the server's")?;
+/// Whether the figures of a run are the server's: in a word, and in a sentence.
+pub(super) fn validity(run: &Run) -> (&'static str, &'static str) {
+    if !run.validity.ok {
+        ("Invalid", "THE GENERATOR WAS THE LIMIT: the figures are not the server's")
+    } else if nothing_good(&run.counts).is_some() {
+        ("Nothing measured", "no request was answered well: there are no figures")
+    } else if !run.notes.is_empty() {
+        ("On schedule", "the generator kept its schedule; but read this:")
     } else {
-        write_field(out, "validity", "THE GENERATOR WAS THE LIMIT: the figures are not the server's")?;
-        for reason in &run.validity.reasons {
-            writeln!(out, "  - {reason}")?;
-        }
+        ("Valid", "the generator kept its schedule: the figures are the server's")
+    }
+}
+
+fn write_verdict(out: &mut String, run: &Run) -> fmt::Result {
+    write_field(out, "validity", validity(run).1)?;
+    for sentence in run.validity.reasons.iter().chain(&run.notes) {
+        writeln!(out, "  - {sentence}")?;
     }
     let verdict = if run.slo.held { "held" } else { "VIOLATED" };
-    write_field(out, "objective", format_args!("{verdict}: {}", objective(run)))?;
+    let default = if run.slo.given { "" } else { " (default)" };
+    write_field(out, "objective", format_args!("{verdict}: {}{default}", objective(run)))?;
     run.slo.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))
 }
 
@@ -274,7 +301,11 @@ fn write_search(out: &mut String, search: &Search) -> fmt::Result {
         )?;
     }
     if let Some(baseline) = search.baseline {
-        write_field(out, "unloaded", duration(baseline))?;
+        write_field(
+            out,
+            "a reply",
+            format_args!("takes {} when it need not wait for others", duration(baseline)),
+        )?;
     }
     write_field(out, "took", duration(search.elapsed))?;
     write_field(out, "result", finding(search))?;
@@ -319,7 +350,7 @@ fn write_compare(out: &mut String, compare: &Compare) -> fmt::Result {
                 if run.slo.held { "held" } else { "VIOLATED" }
             ),
         )?;
-        let reasons = run.validity.reasons.iter().chain(&run.slo.reasons);
+        let reasons = run.validity.reasons.iter().chain(&run.notes).chain(&run.slo.reasons);
         reasons.into_iter().try_for_each(|reason| writeln!(out, "  - {reason}"))?;
     }
     Ok(())

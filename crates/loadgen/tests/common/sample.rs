@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use loadgen::record::Metric;
-use loadgen::result::{Counts, Document, Generator, Plan, Run, SCHEMA_VERSION, Slo, Validity, Window};
+use loadgen::result::{
+    Counts, Document, Generator, Plan, Run, SCHEMA_VERSION, Slo, Validity, WarmUp, Window,
+};
 use loadgen::serve::model::{Behaviour, Fate, Stalls};
 
 const RATE: u64 = 1000;
@@ -107,6 +109,8 @@ fn make(shard: u64, shards: u64) -> Run {
         first_byte: first_byte.summary(),
         body: body.summary(),
         errors: BTreeMap::new(),
+        warm_up: WarmUp::default(),
+        notes: Vec::new(),
         requests: BTreeMap::new(),
         udp: None,
         windows,
@@ -116,6 +120,7 @@ fn make(shard: u64, shards: u64) -> Run {
             max_latency: Some(1.0),
             percentile: 100.0,
             error_ratio: 0.001,
+            given: true,
             observed_latency: Some(corrected.max_ns() as f64 / 1e9),
             observed_error_ratio: 0.0,
             held: false,
