@@ -480,6 +480,9 @@ fn a_verdict_on_lag_needs_enough_samples() {
             at + 30 * MS
         }
     }
+    // What the kernel does not tell is not taken for none.
+    let silent = Conduct { kernel_dropped: None, ..Conduct::default() };
+    assert_eq!(invalid_reasons(&few, &silent, &objective).len(), 1);
     let always = Case::new(15.0, 1.0).paced(&mut sim::delay(MS), &mut Late);
     assert_eq!(invalid_reasons(&always, &Conduct::default(), &objective).len(), 1);
 }

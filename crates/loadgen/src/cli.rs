@@ -7,6 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use echo_service::{print_line, print_to_stderr};
 
 use crate::exit::{EXIT_FAILURE, EXIT_INVALID, EXIT_OK, EXIT_USAGE, OwnFailure, WrongUsage};
+use crate::format::wrap_help;
+use crate::output::printable;
 use crate::{compare, report, run, search_command, serve};
 
 #[derive(Parser, Debug)]
@@ -47,7 +49,7 @@ fn usage(subcommand: &str, message: &str) -> ! {
 fn wrong_usage(error: &clap::Error) -> ! {
     let mut text = error.render().to_string();
     if !error.use_stderr() {
-        print_line(text.trim_end());
+        print_line(wrap_help(text.trim_end()));
         std::process::exit(i32::from(EXIT_OK));
     }
     if !text.contains("Usage:") {
@@ -82,7 +84,7 @@ pub fn main() -> ExitCode {
                 usage(name, message);
             }
             // One sentence: the chain of causes on one line, never Debug output.
-            print_to_stderr("loadgen", format_args!("{error:#}"));
+            print_to_stderr("loadgen", printable(&format!("{error:#}")));
             ExitCode::from(if error.is::<OwnFailure>() { EXIT_INVALID } else { EXIT_FAILURE })
         }
     }

@@ -115,6 +115,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
         }
         sides.push(Side { spec, target, finished: None });
     }
+    let outputs = args.output.open()?;
     raise_descriptor_limit();
     let interrupt = interrupt()?;
     let mut display = Display::new(args.output.no_progress);
@@ -153,5 +154,5 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let ratios = ratios(&targets);
     let document =
         Document::Compare(Compare { schema_version: SCHEMA_VERSION, targets, ratios, rounds: done });
-    report::finish(&document, &args.output, interrupted)
+    report::finish(&document, outputs, interrupted)
 }

@@ -31,6 +31,43 @@ pub(crate) fn latency(summary: &Summary, value: Option<f64>) -> String {
     }
 }
 
+/// How wide a line is at most.
+const WIDTH: usize = 80;
+
+/// The words of `text` in lines of 80 columns, each but the first behind `indent` spaces; the first begins in column `at`.
+pub(crate) fn wrap(text: &str, at: usize, indent: usize) -> String {
+    let (mut out, mut column) = (String::new(), at);
+    for (i, word) in text.split_whitespace().enumerate() {
+        let length = word.chars().count();
+        if i > 0 && column + 1 + length > WIDTH {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if i > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
+/// Help in lines of 80 columns: what is too long goes on below its own beginning.
+pub(crate) fn wrap_help(text: &str) -> String {
+    let line = |line: &str| {
+        if line.chars().count() <= WIDTH {
+            return line.to_owned();
+        }
+        let start = line.len() - line.trim_start().len();
+        // Behind the flag, where its description begins.
+        let at =
+            line[start..].find("  ").map_or(start, |gap| line.len() - line[start + gap..].trim_start().len());
+        format!("{}{}", &line[..at], wrap(&line[at..], at, at))
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// A rate with as many digits as its size deserves.
 pub(crate) fn rate(value: f64) -> String {
     let text = match value {

@@ -1,6 +1,6 @@
 //! The flags that `run`, `search` and `compare` share, and what they amount to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,45 +10,19 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::clock::{Nanos, nanos};
+use crate::clock::nanos;
 use crate::engine::Closed;
+use crate::exit::WrongUsage;
 use crate::pacer::PacerKind;
-use crate::protocol::{Client, Route, stream, udp};
+use crate::protocol::stream::{self, TlsSettings};
+use crate::protocol::{Client, Route, udp};
+use crate::result::PlannedRequest;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
 use crate::slo::Objective;
 use crate::spec::{RequestKind, Spec};
-use crate::target::{Scheme, Target};
-use crate::template::{Data, Described, Requests};
-
-/// A duration as people write it (`200ms`, `3s`, `1m`), in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Nanos);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let duration: Duration = humantime::parse_duration(text)
-            .map_err(|e| format!("{text:?} is not a duration ({e}): write 200ms, 3s, 1m or 2h"))?;
-        // A year is longer than any run and short enough for every sum of such spans.
-        if duration > Duration::from_secs(366 * 24 * 3600) {
-            return Err(format!("{text:?} is too long: a year is the most"));
-        }
-        Ok(Self(duration.as_nanos() as Nanos))
-    }
-}
-
-impl Span {
-    fn above_zero(text: &str) -> Result<Self, String> {
-        let span: Self = text.parse()?;
-        if span.0 == 0 { Err(format!("{text:?} is no time at all: give more than zero")) } else { Ok(span) }
-    }
-
-    /// In seconds.
-    pub fn seconds(self) -> f64 {
-        self.0 as f64 / 1e9
-    }
-}
+use crate::target::{Scheme, Target, answering};
+use crate::template::{Data, Described, Requests, Statuses};
+use crate::units::Span;
 
 /// What is measured: a URL, or a scenario file that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +130,30 @@ fn method(text: &str) -> Result<String, String> {
     }
 }
 
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let parse = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok())??;
+        (!host.is_empty() && port != 0).then(|| (host.to_owned(), port))
+    };
+    parse().ok_or_else(|| format!("{text:?} is no address: give HOST:PORT, such as 127.0.0.1:8080"))
+}
+
+/// `--resolve HOST:PORT:IP`, as curl has it.
+fn resolve(text: &str) -> Result<(String, u16, IpAddr), String> {
+    let parse = || {
+        let mut parts = text.splitn(3, ':');
+        let (host, port, address) = (parts.next()?, parts.next()?, parts.next()?);
+        let address = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+        let (host, port) = host_port(&format!("{host}:{port}")).ok()?;
+        Some((host, port, address))
+    };
+    parse().ok_or_else(|| {
+        format!("{text:?} names no address: give HOST:PORT:IP, such as example.org:443:127.0.0.1")
+    })
+}
+
 /// `--ramp A:B:DUR`.
 fn ramp(text: &str) -> Result<(Rate, Rate, Span), String> {
     let parts: Vec<&str> = text.splitn(3, ':').collect();
@@ -180,20 +178,20 @@ fn steps(text: &str) -> Result<(Vec<Rate>, Span), String> {
 #[derive(clap::Args, Clone, Debug)]
 pub struct ScheduleArgs {
     /// Requests a second: 1000, 0.5, or 600/m
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", help_heading = "Load")]
     pub rate: Option<Rate>,
     /// Length of the measured schedule
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = Span::above_zero)]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = Span::above_zero, help_heading = "Load")]
     pub duration: Span,
     /// The rate moves from A to B over DUR
-    #[arg(long, value_name = "A:B:DUR", value_parser = ramp, conflicts_with_all = ["rate", "duration", "steps"])]
+    #[arg(long, value_name = "A:B:DUR", value_parser = ramp, conflicts_with_all = ["rate", "duration", "steps"], help_heading = "Load")]
     pub ramp: Option<(Rate, Rate, Span)>,
     /// These rates one after the other, each for DUR
-    #[arg(long, value_name = "R,R..:DUR", value_parser = steps, conflicts_with_all = ["rate", "duration"])]
+    #[arg(long, value_name = "R,R..:DUR", value_parser = steps, conflicts_with_all = ["rate", "duration"], help_heading = "Load")]
     pub steps: Option<(Vec<Rate>, Span)>,
     /// For comparison only: send when the reply before has come (with --rate: skip starts for which no connection is
     /// free)
-    #[arg(long)]
+    #[arg(long, help_heading = "Load")]
     pub closed_loop: bool,
 }
 
@@ -256,63 +254,84 @@ impl ScheduleArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Distribution of the arrivals
-    #[arg(long, value_enum, default_value = "constant")]
+    #[arg(long, value_enum, default_value = "constant", help_heading = "Load")]
     pub arrival: ArrivalArg,
     /// Requests before the measured ones, in no count [run: 5s; search: a quarter of a trial, at most 1s]
-    #[arg(long, value_name = "DUR")]
+    #[arg(long, value_name = "DUR", help_heading = "Load")]
     pub warmup: Option<Span>,
     /// Seed of everything random [chosen and printed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Load")]
     pub seed: Option<u64>,
     /// How a worker waits for the next request
-    #[arg(long, value_enum, default_value = "timerfd")]
+    #[arg(long, value_enum, default_value = "timerfd", help_heading = "Load")]
     pub pacer: PacerKind,
     /// Release all requests due within DUR at one wake: fewer wakes, and up to DUR of send lag
-    #[arg(long, value_name = "DUR", default_value = "0s")]
+    #[arg(long, value_name = "DUR", default_value = "0s", help_heading = "Load")]
     pub coalesce: Span,
     /// Worker threads
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=512), help_heading = "Load")]
     pub threads: u16,
     /// Most connections (sockets for udp), or auto: one is opened whenever a request is due and none is idle
-    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = connections)]
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = connections, help_heading = "Load")]
     pub connections: ConnectionsArg,
     /// Cancel a request at this age, counted from its intended start
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = Span::above_zero)]
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = Span::above_zero, help_heading = "Load")]
     pub timeout: Span,
     /// Wait this long for unfinished requests at the end
-    #[arg(long, value_name = "DUR", default_value = "5s")]
+    #[arg(long, value_name = "DUR", default_value = "5s", help_heading = "Load")]
     pub grace: Span,
     /// This process makes the requests i = I (mod N) of one schedule; merge the results with report
-    #[arg(long, value_name = "I/N", value_parser = shard)]
+    #[arg(long, value_name = "I/N", value_parser = shard, help_heading = "Load")]
     pub shard: Option<Share>,
     /// Start at this moment (seconds since 1970, or 2030-01-31T12:00:00Z), so that several machines start together
-    #[arg(long, value_name = "TIME", value_parser = start_at)]
+    #[arg(long, value_name = "TIME", value_parser = start_at, help_heading = "Load")]
     pub start_at: Option<SystemTime>,
     /// What speaks HTTP/1.1
-    #[arg(long, value_enum, default_value = "lean")]
+    #[arg(long, value_enum, default_value = "lean", help_heading = "Request")]
     pub client: Client,
-    /// HTTP method
-    #[arg(long, value_name = "M", value_parser = method)]
+    /// HTTP method [default: GET]
+    #[arg(long, value_name = "M", value_parser = method, help_heading = "Request")]
     pub method: Option<String>,
     /// HTTP header, 'Name: value'; may be given several times
-    #[arg(long, value_name = "H", value_parser = header)]
+    #[arg(long, value_name = "H", value_parser = header, help_heading = "Request")]
     pub header: Vec<(String, String)>,
     /// Body (http), or what is sent after connecting (tcp)
-    #[arg(long, value_name = "TEXT|@FILE")]
+    #[arg(long, value_name = "TEXT|@FILE", help_heading = "Request")]
     pub body: Option<String>,
-    /// Size of a datagram
-    #[arg(long, value_name = "BYTES", default_value = "64",
-          value_parser = clap::value_parser!(u32).range(udp::SMALLEST as i64..=udp::LARGEST as i64))]
-    pub size: u32,
-    /// Local addresses to connect from, in turn
-    #[arg(long, value_name = "IP", num_args = 1..)]
-    pub source: Vec<IpAddr>,
+    /// Size of a datagram [default: 64]
+    #[arg(long, value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(udp::SMALLEST as i64..=udp::LARGEST as i64), help_heading = "Request")]
+    pub size: Option<u32>,
+    /// Statuses that are good: 200,404,2xx [default: all but 4xx and 5xx]
+    #[arg(long, value_name = "LIST", help_heading = "Request")]
+    pub ok: Option<Statuses>,
     /// Rows for {{templates}} in path, headers and body: a CSV file with a header line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Request")]
     pub data: Option<PathBuf>,
-    /// Trust the certificates in this PEM file instead of the public roots
-    #[arg(long, value_name = "FILE")]
+    /// Local addresses to connect from, in turn
+    #[arg(long, value_name = "IP", num_args = 1.., help_heading = "Target")]
+    pub source: Vec<IpAddr>,
+    /// Connect there; the requests still name the target
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port, help_heading = "Target")]
+    pub connect_to: Option<(String, u16)>,
+    /// The address of a name, in place of what the resolver says
+    #[arg(long, value_name = "HOST:PORT:IP", value_parser = resolve, help_heading = "Target")]
+    pub resolve: Vec<(String, u16, IpAddr)>,
+    /// The name to ask of the certificate, in place of the target's
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    pub sni: Option<String>,
+    /// Trust the certificates in this PEM file instead of the system's roots
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
     pub cacert: Option<PathBuf>,
+    /// Trust any certificate
+    #[arg(long, help_heading = "Target")]
+    pub insecure: bool,
+    /// Our own certificate, for a server that asks for one
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Target")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Target")]
+    pub key: Option<PathBuf>,
 }
 
 /// What `--connections` says; `None` is auto. (An alias: clap takes a plain `Option` for an optional flag.)
@@ -322,13 +341,13 @@ pub type ConnectionsArg = std::option::Option<usize>;
 #[derive(clap::Args, Clone, Debug)]
 pub struct SloArgs {
     /// The limit on the latency
-    #[arg(long, value_name = "L", value_parser = Span::above_zero)]
+    #[arg(long, value_name = "L", value_parser = Span::above_zero, help_heading = "Objective")]
     pub max_latency: Option<Span>,
     /// The percentile that it is asked of
-    #[arg(long, value_name = "P", default_value = "max", value_parser = percentile)]
+    #[arg(long, value_name = "P", default_value = "max", value_parser = percentile, help_heading = "Objective")]
     pub percentile: f64,
     /// The largest share of errors, timeouts and unfinished requests; always judged [default: 0.001]
-    #[arg(long, value_name = "E", value_parser = ratio)]
+    #[arg(long, value_name = "E", value_parser = ratio, help_heading = "Objective")]
     pub error_ratio: Option<f64>,
 }
 
@@ -460,6 +479,48 @@ impl LoadArgs {
         })
     }
 
+    /// What a target of this kind has no use for: to ignore a flag would measure something else than what was written.
+    fn check(&self, scheme: Scheme, of_scenario: bool) -> Result<(), WrongUsage> {
+        let http = matches!(scheme, Scheme::Http | Scheme::Https);
+        let (method, body) = (self.method.is_some(), self.body.is_some());
+        let given = [
+            ("--method", method && (!http || of_scenario)),
+            ("--body", body && (scheme == Scheme::Udp || of_scenario)),
+            ("--header", !self.header.is_empty() && !http),
+            ("--data", self.data.is_some() && !http),
+            ("--ok", self.ok.is_some() && !http),
+            ("--size", self.size.is_some() && scheme != Scheme::Udp),
+            ("--cacert", self.cacert.is_some() && scheme != Scheme::Https),
+            ("--insecure", self.insecure && scheme != Scheme::Https),
+            ("--cert", self.cert.is_some() && scheme != Scheme::Https),
+            ("--sni", self.sni.is_some() && scheme != Scheme::Https),
+        ];
+        let what = if of_scenario { "the scenario, which says it itself" } else { scheme.name() };
+        match given.iter().find(|(_, unused)| *unused) {
+            Some((flag, _)) => Err(WrongUsage(format!("{flag} is not for {what}: leave it out"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Where to connect to.
+    fn address(&self, target: &Target) -> anyhow::Result<SocketAddr> {
+        let known = |host: &str, port: u16| {
+            let found = self.resolve.iter().find(|(h, p, _)| h.eq_ignore_ascii_case(host) && *p == port);
+            found.map(|(.., address)| SocketAddr::new(*address, port))
+        };
+        let (host, port) = match &self.connect_to {
+            Some((host, port)) => (host.as_str(), *port),
+            None => (target.host.as_str(), target.port),
+        };
+        known(host, port).map_or_else(|| answering(host, port, target.scheme == Scheme::Udp), Ok)
+    }
+
+    fn tls(&self, host: &str) -> anyhow::Result<stream::Tls> {
+        let client = self.cert.as_deref().zip(self.key.as_deref());
+        let settings = TlsSettings { roots: self.cacert.as_deref(), insecure: self.insecure, client };
+        stream::tls(self.sni.as_deref().unwrap_or(host), &settings)
+    }
+
     /// Everything for a run against `target`.
     ///
     /// # Errors
@@ -472,30 +533,39 @@ impl LoadArgs {
         objective: Objective,
         seed: u64,
     ) -> anyhow::Result<(Spec, Target)> {
+        let of_scenario = matches!(target, TargetArg::Scenario(_));
         let (target, described, data) = self.requests(target)?;
-        let to = target.resolve()?;
+        self.check(target.scheme, of_scenario)?;
+        let to = self.address(&target)?;
         if let Some(source) = self.source.iter().find(|source| source.is_ipv4() != to.is_ipv4()) {
             anyhow::bail!("--source {source} cannot reach {to}: give addresses of the same family");
         }
         let route = Arc::new(Route { to, from: self.source.clone() });
         let kind = match target.scheme {
             Scheme::Http | Scheme::Https => {
-                let requests = Arc::new(Requests::new(&described, &target.authority(), &data, seed)?);
+                let requests = Requests::new(&described, &target.authority(), &data, seed)?;
+                let requests = Arc::new(requests.with_good(self.ok.clone()));
                 let tls = match target.scheme {
-                    Scheme::Https => Some(stream::tls(&target.host, self.cacert.as_deref())?),
+                    Scheme::Https => Some(self.tls(&target.host)?),
                     _ => None,
                 };
                 RequestKind::Http(self.client, route, requests, tls)
             }
-            Scheme::Udp => RequestKind::Udp(route, self.size as usize),
+            Scheme::Udp => RequestKind::Udp(route, self.size.unwrap_or(64) as usize),
             Scheme::Tcp => RequestKind::Line(route, self.body()?),
         };
         anyhow::ensure!(
             !(closed.is_some() && target.scheme == Scheme::Udp),
             "--closed-loop needs a connection to wait on: give an http or tcp target"
         );
+        let planned = match (&kind, target.scheme) {
+            (RequestKind::Udp(_, size), _) => vec![PlannedRequest::content("datagram", &size.to_be_bytes())],
+            (RequestKind::Line(_, body), _) => vec![PlannedRequest::content("connection", body)],
+            _ => described.iter().map(Described::planned).collect(),
+        };
         let spec = Spec {
             kind,
+            planned,
             schedule,
             share: self.shard.unwrap_or(Share::ALL),
             warm_up: self.warmup.map_or(nanos(5.0), |span| span.0),

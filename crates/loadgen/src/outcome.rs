@@ -4,6 +4,7 @@ use crate::clock::seconds;
 use crate::engine::Closed;
 use crate::live::Finished;
 use crate::options::ScheduleArgs;
+use crate::record::Recorder;
 use crate::result::{Plan, Run, SCHEMA_VERSION, Slo, Validity};
 use crate::schedule::Arrival;
 use crate::slo::{error_ratio, invalid_reasons, limited_by_connections, violations};
@@ -23,6 +24,8 @@ pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) ->
     };
     Plan {
         target: target.to_string(),
+        address: spec.kind.route().to.to_string(),
+        requests: spec.planned.clone(),
         protocol: target.scheme.name().to_owned(),
         arrival: arrival.to_owned(),
         rate: open_rate,
@@ -46,6 +49,29 @@ pub(crate) fn plan(spec: &Spec, target: &Target, args: Option<&ScheduleArgs>) ->
     }
 }
 
+/// What is good to know of replies that count as good.
+fn about_replies(kind: &RequestKind, recorder: &Recorder) -> Vec<String> {
+    let RequestKind::Http(_, _, requests, _) = kind else { return Vec::new() };
+    let mut notes = Vec::new();
+    for (status, count) in
+        recorder.statuses.range(300..400).filter(|(status, _)| requests.judge(**status).is_ok())
+    {
+        notes.push(format!(
+            "{count} replies sent us elsewhere (http {status}), where loadgen does not go: measure that address, or say --ok 3xx"
+        ));
+    }
+    if requests.says_good() {
+        notes.clear();
+    }
+    if let Some((small, large)) = recorder.sizes.filter(|(small, large)| small != large && requests.is_one())
+    {
+        notes.push(format!(
+            "replies to one and the same request had from {small} to {large} bytes: see that all of them are what you want"
+        ));
+    }
+    notes
+}
+
 /// The result of a run as it is printed.
 pub(crate) fn result(
     spec: &Spec,
@@ -66,6 +92,7 @@ pub(crate) fn result(
     if finished.interrupted {
         broken.push("it was interrupted".to_owned());
     }
+    notes.extend(about_replies(&spec.kind, recorder));
     let mut plan = plan(spec, target, schedule);
     plan.connections = finished.cap;
     plan.connections_used = finished.connections;
@@ -87,6 +114,10 @@ pub(crate) fn result(
         first_byte: recorder.first_byte.summary(),
         body: recorder.body.summary(),
         errors: recorder.errors.clone(),
+        examples: recorder.examples.clone(),
+        statuses: recorder.statuses.iter().map(|(status, n)| (status.to_string(), *n)).collect(),
+        bytes_read: recorder.bytes_read,
+        retried: recorder.retried,
         warm_up: recorder.warm_up.clone(),
         notes,
         requests: recorder.requests.clone(),

@@ -43,14 +43,7 @@ impl Display {
         if self.bar.is_none() && !(self.plain && progress.elapsed >= self.next_plain) {
             return;
         }
-        let Progress { elapsed, total, warm_up, ended, pending, latency } = *progress;
-        let latency = latency.map_or_else(String::new, |(p50, p99, max)| {
-            format!(", latency p50 {:.3} p99 {:.3} max {:.3} ms", p50 * 1e3, p99 * 1e3, max * 1e3)
-        });
-        let state =
-            if warm_up { "warming up".to_owned() } else { format!("{ended} ended in the last second") };
-        let line =
-            format!("{}{elapsed:.0} of {total:.0} s: {state}, {pending} pending{latency}", self.prefix);
+        let line = format!("{}{}", self.prefix, sentence(progress));
         match &self.bar {
             Some(bar) => bar.set_message(line),
             None => {
@@ -71,10 +64,39 @@ impl Display {
     }
 }
 
+/// How a run stands, in one line.
+fn sentence(progress: &Progress) -> String {
+    let Progress { elapsed, total, warm_up, ended, pending, latency } = *progress;
+    let latency = latency.map_or_else(String::new, |(p50, p99, max)| {
+        format!(", latency p50 {:.3} p99 {:.3} max {:.3} ms", p50 * 1e3, p99 * 1e3, max * 1e3)
+    });
+    let state = match warm_up {
+        _ if elapsed > total => "the schedule is over".to_owned(),
+        true => "warming up".to_owned(),
+        false => format!("{ended} ended in the last second"),
+    };
+    // After the schedule the last replies are waited for, which is no more of it.
+    let elapsed = elapsed.min(total);
+    format!("{elapsed:.0} of {total:.0} s: {state}, {pending} pending{latency}")
+}
+
 impl Drop for Display {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_whole_has_passed() {
+        let progress = Progress { elapsed: 10.4, total: 8.0, pending: 3, ..Progress::default() };
+        assert_eq!(sentence(&progress), "8 of 8 s: the schedule is over, 3 pending");
+        let progress = Progress { elapsed: 2.0, ended: 7, ..progress };
+        assert_eq!(sentence(&progress), "2 of 8 s: 7 ended in the last second, 3 pending");
     }
 }

@@ -187,6 +187,31 @@ pub enum Ending {
     Unfinished,
 }
 
+/// How a request failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What it is counted under.
+    pub class: Cow<'static, str>,
+    /// What was wrong with this very one.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure of this class.
+    pub fn new(class: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { class: class.into(), detail: detail.into() }
+    }
+
+    /// The server closed a connection that was idle when the request was given to it, and the request is none that can be
+    /// sent again.
+    pub fn closed_while_idle() -> Self {
+        Self::new(
+            "closed while idle",
+            "the server closed the connection while it was idle; sent twice, such a request could act twice",
+        )
+    }
+}
+
 /// The moments of one request. Those it never reached are `None`.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamps {
@@ -325,6 +350,16 @@ pub struct Recorder {
     pub groups: Groups,
     /// When the last measured request ended.
     pub last_end: Nanos,
+    /// Replies by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// The smallest and the largest body of a reply with a good status.
+    pub sizes: Option<(u64, u64)>,
+    /// Bytes that came from the target.
+    pub bytes_read: u64,
+    /// Requests that were sent again, since the server had closed the idle connection that they were given.
+    pub retried: u64,
+    /// What was wrong with one request of each class of errors.
+    pub examples: BTreeMap<String, String>,
     /// What became of the warm-up.
     pub warm_up: WarmUp,
     recent: Recent,
@@ -405,6 +440,11 @@ impl Recorder {
             requests: BTreeMap::new(),
             groups: Groups::new(duration),
             last_end: measured_start,
+            statuses: BTreeMap::new(),
+            sizes: None,
+            bytes_read: 0,
+            retried: 0,
+            examples: BTreeMap::new(),
             warm_up: WarmUp::default(),
             recent: Recent::default(),
             limit,
@@ -492,6 +532,14 @@ impl Recorder {
         self.last_end = self.last_end.max(ended);
     }
 
+    /// A whole reply came, with `body` bytes of content.
+    pub fn replied(&mut self, status: u16, body: u64) {
+        *self.statuses.entry(status).or_default() += 1;
+        if status < 400 {
+            self.sizes = add_sizes(self.sizes, Some((body, body)));
+        }
+    }
+
     /// From the start of the measured schedule to the end of the last request.
     pub fn took(&self) -> Nanos {
         self.last_end.saturating_sub(self.measured_start)
@@ -570,11 +618,27 @@ impl Recorder {
         self.sent += other.sent;
         add_counts(&mut self.errors, &other.errors);
         add_counts(&mut self.requests, &other.requests);
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        self.sizes = add_sizes(self.sizes, other.sizes);
+        self.bytes_read += other.bytes_read;
+        self.retried += other.retried;
+        for (class, example) in &other.examples {
+            self.examples.entry(class.clone()).or_insert_with(|| example.clone());
+        }
         self.warm_up.add(&other.warm_up);
         self.groups.merge(&other.groups);
         self.last_end = self.last_end.max(other.last_end);
         self.recent.merge(&other.recent);
         self.over_limit += other.over_limit;
+    }
+}
+
+fn add_sizes(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (a, b) => a.or(b),
     }
 }
 

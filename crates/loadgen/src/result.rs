@@ -87,6 +87,12 @@ pub struct Summary {
 pub struct Plan {
     /// The target as given.
     pub target: String,
+    /// The address that was connected to.
+    #[serde(default)]
+    pub address: String,
+    /// What was asked for there.
+    #[serde(default)]
+    pub requests: Vec<PlannedRequest>,
     /// http, https, udp or tcp.
     pub protocol: String,
     /// constant, poisson, ramp or steps; closed for a closed loop.
@@ -121,6 +127,34 @@ pub struct Plan {
     pub shards: u64,
     /// Which shards stand in this result: one, or several after a merge.
     pub merged_shards: Vec<u64>,
+}
+
+/// A kind of request, so that results of different ones are not taken for parts of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRequest {
+    /// Its name in a scenario.
+    pub name: Option<String>,
+    /// Its share among all, relative to the other weights.
+    pub weight: u64,
+    /// The HTTP method; "datagram" or "connection" for other protocols.
+    pub method: String,
+    /// Path and query as given, templates included.
+    pub path: String,
+    /// Name and value, as given.
+    pub headers: Vec<(String, String)>,
+    /// A hash of the body (64-bit FNV-1a, hexadecimal) and its length; of the size, for a datagram.
+    pub body: String,
+}
+
+impl PlannedRequest {
+    /// A request of this method with this content.
+    pub fn content(method: &str, body: &[u8]) -> Self {
+        let hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let body = format!("{hash:016x}, {} bytes", body.len());
+        Self { weight: 1, method: method.to_owned(), body, ..Self::default() }
+    }
 }
 
 /// Where every scheduled request ended. `scheduled = ok + error + timeout + unfinished`.
@@ -308,6 +342,18 @@ pub struct Run {
     pub body: Summary,
     /// Errors by class.
     pub errors: BTreeMap<String, u64>,
+    /// What was wrong with one request of each class of errors.
+    #[serde(default)]
+    pub examples: BTreeMap<String, String>,
+    /// HTTP only: replies by status.
+    #[serde(default)]
+    pub statuses: BTreeMap<String, u64>,
+    /// Bytes that came from the target.
+    #[serde(default)]
+    pub bytes_read: u64,
+    /// Requests sent again on a new connection, since the server had closed the idle one that they were given.
+    #[serde(default)]
+    pub retried: u64,
     /// What became of the warm-up.
     #[serde(default)]
     pub warm_up: WarmUp,

@@ -36,6 +36,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let seed = args.load.seed();
     let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed).map_err(WrongUsage)?;
     let (spec, target) = args.load.spec(&args.target, schedule, closed, args.slo.objective(), seed)?;
+    let outputs = args.output.open()?;
     raise_descriptor_limit();
     let interrupt = interrupt()?;
     let mut display = Display::new(args.output.no_progress);
@@ -43,5 +44,5 @@ pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     drop(display);
     let interrupted = finished.interrupted;
     let document = Document::Run(result(&spec, &target, Some(&args.schedule), seed, finished));
-    report::finish(&document, &args.output, interrupted)
+    report::finish(&document, outputs, interrupted)
 }

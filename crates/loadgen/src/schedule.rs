@@ -22,7 +22,9 @@ pub struct Rate {
 
 /// Why a text is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a rate: write requests a second (1000, 0.5) or a fraction (600/m, 30/h), above zero")]
+#[error(
+    "{0:?} is not a rate: write requests a second (1000, 0.5, 2k, 1e3) or a fraction (600/m, 30/h), above zero"
+)]
 pub struct BadRate(String);
 
 impl Rate {
@@ -76,6 +78,13 @@ impl FromStr for Rate {
             Some((number, "h")) => (number, 3600),
             Some(_) => return Err(bad()),
         };
+        let (number, power) = if let Some(number) = number.strip_suffix('k') {
+            (number, 3)
+        } else if let Some((number, power)) = number.split_once(['e', 'E']) {
+            (number, power.parse::<u32>().ok().filter(|power| *power <= 9).ok_or_else(bad)?)
+        } else {
+            (number, 0)
+        };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
         if whole.is_empty() && fraction.is_empty()
@@ -86,6 +95,7 @@ impl FromStr for Rate {
             return Err(bad());
         }
         let num: u64 = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
+        let num = num.checked_mul(10_u64.pow(power)).ok_or_else(bad)?;
         let den = 10_u64.pow(fraction.len() as u32) * per;
         // Above a thousand million a second the period is below the clock's resolution.
         let rate = Rate::new(num, den).ok_or_else(bad)?;
@@ -489,7 +499,24 @@ mod tests {
         assert_eq!(rate("600/m"), rate("10"));
         assert_eq!(rate("0.5"), Rate::new(1, 2).unwrap());
         assert_eq!(rate("30/h"), Rate::new(1, 120).unwrap());
-        for bad in ["", "0", "0.0", "-1", "1e3", "x", "1/d", ".", "1.2.3", "inf", "99999999999999999999"] {
+        assert_eq!((rate("1k"), rate("1.5e3"), rate("6k/m")), (rate("1000"), rate("1500"), rate("100")));
+        for bad in [
+            "",
+            "0",
+            "0.0",
+            "-1",
+            "1e",
+            "k",
+            "1e99",
+            "1e-3",
+            "1kk",
+            "x",
+            "1/d",
+            ".",
+            "1.2.3",
+            "inf",
+            "99999999999999999999",
+        ] {
             assert!(bad.parse::<Rate>().is_err(), "{bad:?} was taken for a rate");
         }
     }

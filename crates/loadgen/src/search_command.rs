@@ -8,7 +8,7 @@ use crate::clock::{nanos, seconds};
 use crate::exit::WrongUsage;
 use crate::format::duration;
 use crate::live::execute;
-use crate::options::{ArrivalArg, LoadArgs, SloArgs, Span, TargetArg, width};
+use crate::options::{ArrivalArg, LoadArgs, SloArgs, TargetArg, width};
 use crate::outcome::plan;
 use crate::process::{interrupt, raise_descriptor_limit};
 use crate::progress::Display;
@@ -18,6 +18,7 @@ use crate::schedule::{Arrival, Rate, Schedule};
 use crate::search::{Outcome, Phase, Request, Settings, Trial, search};
 use crate::slo::{Verdict, judge, nothing_good};
 use crate::spec::Spec;
+use crate::units::Span;
 
 /// Flags of `loadgen search`.
 #[derive(clap::Args, Clone, Debug)]
@@ -208,6 +209,7 @@ pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
     let seed = args.load.seed();
     let schedule = Schedule { arrival: Arrival::Constant(args.min_rate), duration: args.trial.0 };
     let (spec, target) = args.load.spec(&args.target, schedule, None, objective, seed)?;
+    let outputs = args.output.open()?;
     raise_descriptor_limit();
     let interrupt = interrupt()?;
     let settings = Settings {
@@ -257,5 +259,5 @@ pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         validity: Validity { ok: reasons.is_empty(), reasons },
         interrupted: found.interrupted,
     });
-    report::finish(&document, &args.output, found.interrupted)
+    report::finish(&document, outputs, found.interrupted)
 }

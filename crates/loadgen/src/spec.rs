@@ -10,6 +10,7 @@ use crate::engine::Closed;
 use crate::pacer::PacerKind;
 use crate::protocol::stream::Tls;
 use crate::protocol::{Client, Route};
+use crate::result::PlannedRequest;
 use crate::schedule::{Schedule, Share};
 use crate::slo::Objective;
 use crate::template::Requests;
@@ -39,6 +40,8 @@ impl RequestKind {
 pub struct Spec {
     /// Whereto and what.
     pub kind: RequestKind,
+    /// The same, as it stands in a result.
+    pub planned: Vec<PlannedRequest>,
     /// When.
     pub schedule: Schedule,
     /// Which part of the schedule is this process's.

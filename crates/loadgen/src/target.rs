@@ -1,8 +1,9 @@
 //! What is measured: `http://HOST/PATH`, `https://...`, `udp://HOST:PORT`, `tcp://HOST:PORT`.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// How to talk to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +58,7 @@ pub enum BadTarget {
     #[error("{0:?} has no usable port: write SCHEME://HOST:PORT with a port from 1 to 65535")]
     Port(String),
     /// A path where there can be none, or a character that may not stand in one.
-    #[error(
-        "{0:?} has a path that cannot be used: percent-encode what is no visible ASCII, and give udp and tcp none"
-    )]
+    #[error("{0:?} has a path that cannot be used: leave out control characters, and give udp and tcp none")]
     Path(String),
 }
 
@@ -69,7 +68,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, BadTarget> {
         let whole = || text.to_owned();
         let (scheme, rest) = text.split_once("://").ok_or_else(|| BadTarget::Scheme(whole()))?;
-        let scheme = match scheme {
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             "udp" => Scheme::Udp,
@@ -83,6 +82,9 @@ impl FromStr for Target {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (host, after) = rest.split_once(']').ok_or_else(|| BadTarget::Host(whole()))?;
+                if !after.is_empty() && !after.starts_with(':') {
+                    return Err(BadTarget::Port(whole()));
+                }
                 (host, after.strip_prefix(':'))
             }
             None => match authority.rsplit_once(':') {
@@ -95,7 +97,11 @@ impl FromStr for Target {
             return Err(BadTarget::Host(whole()));
         }
         let port = match (port, scheme) {
-            (Some(port), _) => port.parse().ok().filter(|port| *port != 0),
+            // Digits: the parser of numbers would take a sign.
+            (Some(port), _) if port.bytes().all(|b| b.is_ascii_digit()) => {
+                port.parse().ok().filter(|port| *port != 0)
+            }
+            (Some(_), _) => None,
             (None, Scheme::Http) => Some(80),
             (None, Scheme::Https) => Some(443),
             (None, _) => None,
@@ -103,7 +109,7 @@ impl FromStr for Target {
         let port = port.ok_or_else(|| BadTarget::Port(whole()))?;
         let path = path.split('#').next().unwrap_or("");
         let datagrams_or_lines = matches!(scheme, Scheme::Udp | Scheme::Tcp);
-        if datagrams_or_lines && !matches!(path, "" | "/") || !path.bytes().all(|b| b.is_ascii_graphic()) {
+        if datagrams_or_lines && !matches!(path, "" | "/") || path.chars().any(char::is_control) {
             return Err(BadTarget::Path(whole()));
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -112,17 +118,6 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Looks the host up.
-    ///
-    /// # Errors
-    /// A host that is unknown; the sentence says what to check.
-    pub fn resolve(&self) -> anyhow::Result<SocketAddr> {
-        let mut addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(|e| {
-            anyhow::anyhow!("cannot resolve {:?} ({e}): check the name, or give an IP address", self.host)
-        })?;
-        addresses.next().ok_or_else(|| anyhow::anyhow!("{:?} has no address: give an IP address", self.host))
-    }
-
     /// HOST, or HOST:PORT when the port is not the scheme's own: what goes into a Host header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -140,6 +135,30 @@ impl fmt::Display for Target {
     }
 }
 
+/// An address of `host`. A name may have several, of which not all need answer: the first that takes a connection is the
+/// one, or the first of all where none does (`datagrams`: there is no connection to take).
+///
+/// # Errors
+/// A host that is unknown; the sentence says what to check.
+pub fn answering(host: &str, port: u16, datagrams: bool) -> anyhow::Result<SocketAddr> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|e| anyhow::anyhow!("cannot resolve {host:?} ({e}): check the name, or give an IP address"))?
+        .collect();
+    let found = if datagrams { addresses.first().copied() } else { first_answering(&addresses) };
+    found.ok_or_else(|| anyhow::anyhow!("{host:?} has no address: give an IP address"))
+}
+
+/// The first of `addresses` that takes a connection, or the first of all. One alone is not asked: a server that counts its
+/// connections would count one more.
+fn first_answering(addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    /// Longer than a machine that is there takes.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, PATIENCE).is_ok();
+    let found = if addresses.len() > 1 { addresses.iter().find(answers) } else { None };
+    found.or(addresses.first()).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -152,6 +171,7 @@ mod tests {
         assert_eq!(target("http://localhost"), "http://localhost/");
         assert_eq!(target("http://[::1]:81/a?b=c#d"), "http://[::1]:81/a?b=c");
         assert_eq!(target("http://h?q"), "http://h/?q");
+        assert_eq!(target("HTTP://h/ä b"), "http://h/ä b");
         assert_eq!(target("udp://127.0.0.1:2000"), "udp://127.0.0.1:2000");
         let wrong = [
             "",
@@ -163,10 +183,23 @@ mod tests {
             "udp://h",
             "udp://h:1/x",
             "http://a b/",
+            "http://[::1]18080",
+            "http://h:+80/",
+            "http://h/\n",
         ];
         for text in wrong {
             assert!(text.parse::<Target>().is_err(), "{text:?} was taken for a target");
         }
+    }
+
+    #[test]
+    fn of_several_addresses_one_that_answers_is_taken() {
+        let open = std::net::TcpListener::bind("127.0.95.1:0").unwrap();
+        let listens = open.local_addr().unwrap();
+        let silent = SocketAddr::new("127.0.95.2".parse().unwrap(), listens.port());
+        assert_eq!(first_answering(&[silent, listens]), Some(listens));
+        assert_eq!(first_answering(&[silent, silent]), Some(silent), "none answers: the first");
+        assert_eq!(first_answering(&[]), None);
     }
 
     proptest! {

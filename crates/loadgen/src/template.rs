@@ -5,26 +5,54 @@
 //! that the shards of a run agree and a run can be repeated.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
-use http::{Method, Request, Uri};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
+};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+
+use crate::record::{Ending, Failure};
+use crate::result::PlannedRequest;
 
 /// A text with places for values of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    Column(usize),
+    /// A value as it stands.
+    Raw(usize),
+    /// A value, percent-encoded: it cannot change the path around it.
+    Encoded(usize),
 }
 
-/// A text that may hold `{{column}}`.
+/// A text that may hold `{{column}}`, or `{{{column}}}` for a value that is not to be encoded in a path.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Template(Vec<Piece>);
+
+/// Percent-encodes what is not in `allowed`, letters and digits apart (RFC 3986, section 2).
+fn percent_encode(text: &str, allowed: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || allowed.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// What stands for itself in a value: the unreserved characters.
+const IN_A_VALUE: &[u8] = b"-._~";
+
+/// What stands for itself in a path with its query; `%` too, so that what is encoded already stays as it is.
+const IN_A_PATH: &[u8] = b"-._~!$&'()*+,;=:@/?%";
 
 impl Template {
     /// Parses `text`; `{{name}}` must be one of `columns`.
@@ -34,8 +62,10 @@ impl Template {
     pub fn parse(text: &str, columns: &[String]) -> anyhow::Result<Self> {
         let (mut pieces, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once("{{") {
+            let raw = after.starts_with('{');
+            let (after, end) = if raw { (&after[1..], "}}}") } else { (after, "}}") };
             let (name, after) =
-                after.split_once("}}").with_context(|| format!("{text:?} opens {{{{ without }}}}"))?;
+                after.split_once(end).with_context(|| format!("{text:?} opens {{{{ without }}}}"))?;
             let column = columns.iter().position(|column| column == name.trim()).with_context(|| {
                 let known = if columns.is_empty() {
                     "there is no CSV: give one by --data".to_owned()
@@ -47,7 +77,7 @@ impl Template {
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
             }
-            pieces.push(Piece::Column(column));
+            pieces.push(if raw { Piece::Raw(column) } else { Piece::Encoded(column) });
             rest = after;
         }
         if !rest.is_empty() {
@@ -56,15 +86,46 @@ impl Template {
         Ok(Self(pieces))
     }
 
+    /// Parses a path with its query. What cannot stand in one is percent-encoded; `{{name}}` will be, too.
+    ///
+    /// # Errors
+    /// As [`Template::parse`]'s; a text that is no path.
+    fn path(text: &str, columns: &[String]) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            !text.contains("://"),
+            "{text:?} is a whole address: write its path alone, the target names the host"
+        );
+        anyhow::ensure!(text.starts_with(['/', '{']), "{text:?} is no path: begin it with /");
+        anyhow::ensure!(
+            !text.contains('#'),
+            "{text:?} has a #, which no client sends: leave out what follows it, or write %23"
+        );
+        let mut template = Self::parse(text, columns)?;
+        for piece in &mut template.0 {
+            if let Piece::Text(text) = piece {
+                *text = percent_encode(text, IN_A_PATH);
+            }
+        }
+        Ok(template)
+    }
+
+    /// Parses a header's value or a body, in which values stand as they are.
+    fn plain(text: &str, columns: &[String]) -> anyhow::Result<Self> {
+        let raw = |piece| if let Piece::Encoded(column) = piece { Piece::Raw(column) } else { piece };
+        Ok(Self(Self::parse(text, columns)?.0.into_iter().map(raw).collect()))
+    }
+
     fn is_fixed(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
     }
 
     /// Fills the places from `row`; a column that the row lacks is empty.
     pub fn fill(&self, row: &[String]) -> String {
+        let value = |column: &usize| row.get(*column).map_or("", String::as_str);
         let piece = |piece: &Piece| match piece {
             Piece::Text(text) => text.clone(),
-            Piece::Column(column) => row.get(*column).cloned().unwrap_or_default(),
+            Piece::Raw(column) => value(column).to_owned(),
+            Piece::Encoded(column) => percent_encode(value(column), IN_A_VALUE),
         };
         self.0.iter().map(piece).collect()
     }
@@ -119,6 +180,19 @@ pub struct Described {
     pub body: Bytes,
 }
 
+impl Described {
+    /// As it stands in a result.
+    pub fn planned(&self) -> PlannedRequest {
+        PlannedRequest {
+            name: self.name.clone(),
+            weight: u64::from(self.weight),
+            path: self.path.clone(),
+            headers: self.headers.clone(),
+            ..PlannedRequest::content(&self.method, &self.body)
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Prepared {
     name: Option<String>,
@@ -129,7 +203,36 @@ struct Prepared {
     filled: Vec<(HeaderName, Template)>,
     body: Body,
     /// All of it, if no row changes it.
-    wire: Option<Bytes>,
+    wire: Option<(Bytes, Traits)>,
+}
+
+/// What a client must know of a request beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// A HEAD request: its reply has no body.
+    pub head_only: bool,
+    /// It says `Connection: close`, so its connection cannot be used again (RFC 9112, section 9.6).
+    pub closes: bool,
+    /// Its method is idempotent: it may be sent again when nobody knows whether it arrived (RFC 9110, section 9.2.2).
+    pub repeatable: bool,
+}
+
+impl Traits {
+    fn of(request: &Request<Bytes>) -> Self {
+        const REPEATABLE: [Method; 6] =
+            [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE];
+        let says_close = |value: &HeaderValue| {
+            value
+                .as_bytes()
+                .split(|b| *b == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+        };
+        Self {
+            head_only: request.method() == Method::HEAD,
+            closes: request.headers().get_all(CONNECTION).iter().any(says_close),
+            repeatable: REPEATABLE.contains(request.method()),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +249,27 @@ pub struct Requests {
     weights: Vec<u64>,
     rows: Arc<Vec<Vec<String>>>,
     seed: u64,
+    good: Option<Statuses>,
+}
+
+/// A request that is made: its name, itself, and what must be known of it.
+type Built<'a, T> = (Option<&'a str>, T, Traits);
+
+/// Statuses that count as good: `200,404,2xx`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses(Vec<(u16, u16)>);
+
+impl FromStr for Statuses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |item: &str| match item.strip_suffix("xx").map_or_else(|| item.parse(), str::parse::<u16>) {
+            Ok(class @ 1..=5) if item.ends_with("xx") => Ok((100 * class, 100 * class + 99)),
+            Ok(status @ 100..=599) if !item.ends_with("xx") => Ok((status, status)),
+            _ => Err(format!("{item:?} is no status: give 200,404 or a class such as 2xx")),
+        };
+        text.split(',').map(|item| one(item.trim())).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl Requests {
@@ -159,9 +283,11 @@ impl Requests {
         for one in described {
             let method = Method::from_bytes(one.method.as_bytes())
                 .with_context(|| format!("{:?} is not an HTTP method", one.method))?;
-            let path = Template::parse(&one.path, &data.columns)?;
+            let path = Template::path(&one.path, &data.columns)?;
             let uri = match path.is_fixed() {
-                true => Some(one.path.parse().with_context(|| format!("{:?} is not a path", one.path))?),
+                true => {
+                    Some(path.fill(&[]).parse().with_context(|| format!("{:?} is not a path", one.path))?)
+                }
                 false => None,
             };
             let mut headers = HeaderMap::new();
@@ -175,7 +301,7 @@ impl Requests {
                 let name = HeaderName::from_bytes(name.as_bytes()).with_context(|| {
                     format!("{name:?} is not a header's name: write --header 'Name: value'")
                 })?;
-                let template = Template::parse(value, &data.columns)?;
+                let template = Template::plain(value, &data.columns)?;
                 if template.is_fixed() {
                     let value = HeaderValue::from_str(value)
                         .with_context(|| format!("{value:?} cannot be the value of the header {name}"))?;
@@ -193,7 +319,7 @@ impl Requests {
                 .ok()
                 .filter(|text| !data.columns.is_empty() && text.contains("{{"))
             {
-                Some(text) => Body::Filled(Template::parse(text, &data.columns)?),
+                Some(text) => Body::Filled(Template::plain(text, &data.columns)?),
                 None => Body::Fixed(one.body.clone()),
             };
             total += u64::from(one.weight);
@@ -201,12 +327,49 @@ impl Requests {
             let name = one.name.clone();
             let mut one = Prepared { name, method, path, uri, headers, filled, body, wire: None };
             if one.uri.is_some() && one.filled.is_empty() && matches!(one.body, Body::Fixed(_)) {
-                one.wire = one.fill(&[]).ok().as_ref().map(wire);
+                one.wire = one.fill(&[]).ok().map(|request| (wire(&request), Traits::of(&request)));
+            } else {
+                for (number, row) in data.rows.iter().enumerate() {
+                    one.fill(row).map_err(|failure| {
+                        anyhow::anyhow!("row {} of the data gives no request: {}", number + 1, failure.detail)
+                    })?;
+                }
             }
             prepared.push(one);
         }
         anyhow::ensure!(total > 0, "a scenario needs at least one request with a weight above zero");
-        Ok(Self { prepared, weights, rows: Arc::new(data.rows.clone()), seed })
+        Ok(Self { prepared, weights, rows: Arc::new(data.rows.clone()), seed, good: None })
+    }
+
+    /// The same, and what counts as a good reply; otherwise all but 4xx and 5xx do.
+    pub fn with_good(self, good: Option<Statuses>) -> Self {
+        Self { good, ..self }
+    }
+
+    /// Whether a reply of this status is good.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn judge(&self, status: u16) -> Result<Ending, Failure> {
+        let good = match &self.good {
+            Some(Statuses(ranges)) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&status)),
+            None => status < 400,
+        };
+        if good {
+            return Ok(Ending::Ok);
+        }
+        let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        Err(Failure::new(format!("http {status}"), format!("{status} {}", reason.unwrap_or(""))))
+    }
+
+    /// Whether somebody has said what is good.
+    pub fn says_good(&self) -> bool {
+        self.good.is_some()
+    }
+
+    /// Whether all requests are the same, so that their replies should be.
+    pub fn is_one(&self) -> bool {
+        matches!(&self.prepared[..], [Prepared { wire: Some(_), .. }])
     }
 
     fn choose(&self, index: u64) -> (&Prepared, &[String]) {
@@ -229,31 +392,40 @@ impl Requests {
     /// The request for an index of the schedule, and its name.
     ///
     /// # Errors
-    /// A row that fills a template with what cannot stand there; the text is an error class.
-    pub fn build(&self, index: u64) -> Result<(Option<&str>, Request<Full<Bytes>>), String> {
+    /// A row that fills a template with what cannot stand there; all rows were tried before the run.
+    pub fn build(&self, index: u64) -> Result<Built<'_, Request<Full<Bytes>>>, Failure> {
         let (one, row) = self.choose(index);
-        Ok((one.name.as_deref(), one.fill(row)?.map(Full::new)))
+        let request = one.fill(row)?;
+        let traits = Traits::of(&request);
+        Ok((one.name.as_deref(), request.map(Full::new), traits))
     }
 
-    /// The same as the bytes that go to the server, and whether it is a HEAD request, whose reply has no body.
+    /// The same as the bytes that go to the server.
     ///
     /// # Errors
     /// As [`Requests::build`]'s.
-    pub fn wire(&self, index: u64) -> Result<(Option<&str>, Bytes, bool), String> {
+    pub fn wire(&self, index: u64) -> Result<Built<'_, Bytes>, Failure> {
         let (one, row) = self.choose(index);
-        let bytes = match &one.wire {
-            Some(bytes) => bytes.clone(),
-            None => wire(&one.fill(row)?),
+        let (bytes, traits) = match &one.wire {
+            Some(prepared) => prepared.clone(),
+            None => {
+                let request = one.fill(row)?;
+                (wire(&request), Traits::of(&request))
+            }
         };
-        Ok((one.name.as_deref(), bytes, one.method == Method::HEAD))
+        Ok((one.name.as_deref(), bytes, traits))
     }
 }
 
 impl Prepared {
-    fn fill(&self, row: &[String]) -> Result<Request<Bytes>, String> {
+    fn fill(&self, row: &[String]) -> Result<Request<Bytes>, Failure> {
         let uri = match &self.uri {
             Some(uri) => uri.clone(),
-            None => self.path.fill(row).parse().map_err(|_| "template gives no path".to_owned())?,
+            None => {
+                let path = self.path.fill(row);
+                let uri = path.starts_with('/').then(|| path.parse().ok()).flatten();
+                uri.ok_or_else(|| Failure::new("template gives no path", format!("{path:?} is no path")))?
+            }
         };
         let body = match &self.body {
             Body::Fixed(body) => body.clone(),
@@ -264,8 +436,10 @@ impl Prepared {
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
         for (name, template) in &self.filled {
-            let value = HeaderValue::from_str(&template.fill(row))
-                .map_err(|_| "template gives no header".to_owned())?;
+            let value = template.fill(row);
+            let value = HeaderValue::from_str(&value).map_err(|_| {
+                Failure::new("template gives no header", format!("{value:?} cannot be the value of {name}"))
+            })?;
             request.headers_mut().append(name.clone(), value);
         }
         Ok(request)
@@ -329,6 +503,51 @@ mod tests {
         let paths: Vec<String> = (0..3).map(|i| requests.build(i).unwrap().1.uri().to_string()).collect();
         assert_eq!(paths, ["/u/ann?id=7", "/u/bob?id=8", "/u/ann?id=7"]);
         assert_eq!(requests.build(1).unwrap().1.headers()["x-id"], "n8");
+    }
+
+    /// One rule for both clients: what cannot stand in a path is encoded, and a value cannot change the path around it.
+    #[test]
+    fn a_path_is_what_was_written() {
+        let data = Data { columns: vec!["v".into()], rows: vec![vec!["a b/ü?#".into()]] };
+        for (path, sent) in [
+            ("/a b", "/a%20b"),
+            ("/ü?q=ä", "/%C3%BC?q=%C3%A4"),
+            ("/a%20b", "/a%20b"),
+            ("/{{v}}", "/a%20b%2F%C3%BC%3F%23"),
+            ("/x?{{ v }}", "/x?a%20b%2F%C3%BC%3F%23"),
+            ("/a|b<c>\"", "/a%7Cb%3Cc%3E%22"),
+        ] {
+            let one =
+                Described { weight: 1, method: "GET".into(), path: path.into(), ..Described::default() };
+            let requests = Requests::new(&[one], "h", &data, 0).unwrap();
+            assert_eq!(requests.build(0).unwrap().1.uri(), sent, "{path}");
+            let wire = requests.wire(0).unwrap().1;
+            assert!(wire.starts_with(format!("GET {sent} HTTP/1.1\r\n").as_bytes()), "{path}");
+        }
+        let raw = Data { columns: vec!["v".into()], rows: vec![vec!["a/b?c=1".into()]] };
+        let one =
+            Described { weight: 1, method: "GET".into(), path: "/{{{v}}}".into(), ..Described::default() };
+        let requests = Requests::new(std::slice::from_ref(&one), "h", &raw, 0).unwrap();
+        assert_eq!(requests.build(0).unwrap().1.uri(), "/a/b?c=1");
+        for bad in ["users", "http://h/users", "/a#b", "{{v}}"] {
+            let bad = Described { path: bad.into(), ..one.clone() };
+            assert!(Requests::new(std::slice::from_ref(&bad), "h", &raw, 0).is_err(), "{bad:?}");
+        }
+        let spaced = Data { columns: vec!["v".into()], rows: vec![vec!["fine".into()], vec!["a b".into()]] };
+        let error = Requests::new(&[one], "h", &spaced, 0).unwrap_err().to_string();
+        assert!(error.contains("row 2"), "{error}");
+    }
+
+    #[test]
+    fn statuses_are_numbers_and_classes() {
+        let good: Statuses = "204, 404,2xx".parse().unwrap();
+        let one = Described { weight: 1, method: "GET".into(), path: "/".into(), ..Described::default() };
+        let requests = Requests::new(&[one], "h", &Data::default(), 0).unwrap().with_good(Some(good));
+        let judged = [200, 204, 299, 301, 404, 500].map(|status| requests.judge(status).is_ok());
+        assert_eq!(judged, [true, true, true, false, true, false]);
+        for bad in ["", "2x", "6xx", "99", "600", "200,", "xx"] {
+            assert!(bad.parse::<Statuses>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

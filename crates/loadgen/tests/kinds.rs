@@ -392,3 +392,100 @@ fn compare_runs_all_targets_on_one_schedule() {
     let ratio = result["ratios"][1]["p50"].as_f64().expect("a ratio");
     assert!(ratio > 1.0, "the slow one is slower: {ratio}");
 }
+
+/// A TLS server with this certificate, for any number of connections; its port.
+fn tls_server(config: rustls::ServerConfig) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("an address").port();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(mut stream), config) = (stream, Arc::clone(&config)) else { continue };
+            std::thread::spawn(move || {
+                let mut session = rustls::ServerConnection::new(config).expect("a session");
+                let mut tls = rustls::Stream::new(&mut session, &mut stream);
+                let mut buffer = [0; 4096];
+                while tls.read(&mut buffer).is_ok_and(|length| length > 0) {
+                    if tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// What is wrong with a certificate is told apart, and what a lab makes for itself can be trusted.
+#[test]
+fn tls_says_what_is_wrong_and_trusts_what_was_named() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server =
+        |certificate: CertificateDer<'static>, key: &KeyPair, clients: Option<&CertificateDer<'static>>| {
+            let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .expect("versions");
+            let builder = match clients {
+                None => builder.with_no_client_auth(),
+                Some(root) => {
+                    let mut roots = rustls::RootCertStore::empty();
+                    roots.add(root.clone()).expect("a root");
+                    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                        Arc::new(roots),
+                        Arc::clone(&provider),
+                    );
+                    builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+                }
+            };
+            let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+            tls_server(builder.with_single_cert(vec![certificate], key).expect("a configuration"))
+        };
+    let directory = tempfile::tempdir().expect("a directory");
+    let pem = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let params = || CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let key = KeyPair::generate().expect("a key");
+    // Self-signed, and it says that it may sign others, as openssl's do by default.
+    let mut ca = params();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = ca.clone().self_signed(&key).expect("a certificate");
+    let own_pem = pem("own.pem", own.pem());
+    let mut old = params();
+    old.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let old_key = KeyPair::generate().expect("a key");
+    let issuer = Issuer::new(ca, &key);
+    let old = old.signed_by(&old_key, &issuer).expect("a certificate");
+    let client_key = KeyPair::generate().expect("a key");
+    let client = pem("client.pem", params().signed_by(&client_key, &issuer).expect("a certificate").pem());
+    let client_key = pem("client.key", client_key.serialize_pem());
+
+    let good = server(own.der().clone(), &key, None);
+    let expired = server(old.der().clone(), &old_key, None);
+    let asks = server(own.der().clone(), &key, Some(own.der()));
+    let told = |host: &str, port: u16, flags: &[&str]| {
+        let args = ["--rate", "10", "--duration", "1s"];
+        let (_, result) = run(&format!("https://{host}:{port}/"), &[&args[..], flags].concat());
+        let class = result["errors"].as_object().and_then(|errors| errors.keys().next().cloned());
+        (counted(&result, "ok"), class.unwrap_or_default())
+    };
+    let trust = ["--cacert", own_pem.as_str()];
+    assert_eq!(told("localhost", good, &trust), (10, String::new()));
+    assert_eq!(told("127.0.0.1", good, &trust), (0, "tls certificate for another name".to_owned()));
+    assert_eq!(told("127.0.0.1", good, &[&trust[..], &["--sni", "localhost"]].concat()).0, 10);
+    assert_eq!(told("localhost", good, &[]), (0, "tls certificate not trusted".to_owned()));
+    assert_eq!(told("127.0.0.1", expired, &["--insecure"]).0, 10);
+    assert_eq!(told("localhost", expired, &trust), (0, "tls certificate expired".to_owned()));
+    let client = [&trust[..], &["--cert", &client, "--key", &client_key]].concat();
+    assert_eq!(told("localhost", asks, &client).0, 10);
+    assert_eq!(told("localhost", asks, &trust).0, 0, "the control");
+
+    let empty = pem("empty.pem", "nothing\n".to_owned());
+    let output = output(&["run", "https://localhost/", "--rate", "1", "--cacert", &empty]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && errors.contains("holds no certificate"), "{errors}");
+}

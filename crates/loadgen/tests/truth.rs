@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use loadgen::result::{Document, Run, Search};
+use loadgen::result::{Document, PlannedRequest, Run, Search};
 
 mod common;
+use common::sample::{save, stalled};
 use common::{DEADLINE, Target, output, parse};
 
 /// What a server does with the `n`th request of all its connections, whose head it gets; false closes the connection.
@@ -200,7 +201,7 @@ fn without_a_good_answer_there_is_no_latency() {
     let target = server(|_, _, stream| reply(stream, "404 Not Found"));
     let text = tables(&target, &["--rate", "20", "--duration", "1s"]);
     let corrected = text.lines().find(|line| line.starts_with("corrected ")).expect("the row");
-    assert_eq!(corrected.split_whitespace().filter(|cell| *cell == "-").count(), 7, "{text}");
+    assert_eq!(corrected.split_whitespace().filter(|cell| *cell == "-").count(), 6, "{text}");
     assert!(!text.contains("the server's") || text.contains("THE GENERATOR WAS"), "{text}");
     assert!(text.contains("no request was answered well"), "{text}");
     let output = output(&["search", &target, "--max-latency", "1s", "--warmup", "0s"]);
@@ -219,4 +220,249 @@ fn a_default_objective_is_called_one() {
     };
     assert!(objective(&[]).contains("(default)"));
     assert!(!objective(&["--error-ratio", "0.1"]).contains("(default)"));
+}
+
+/// A result that a full disk swallows is a failure, whoever prints it; a file that cannot be written is known before the
+/// run.
+#[test]
+fn a_result_is_not_lost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let saved = save(directory.path(), "run.json", stalled(0, 1));
+    let target = server(|_, _, stream| reply(stream, "200 OK"));
+    let load = ["--rate", "20", "--duration", "1s", "--warmup", "0s"];
+    let run = [&["run", &target], &load[..]].concat();
+    let compare = [&["compare", &target, &target], &load[..]].concat();
+    for command in [&run[..], &compare, &["report", &saved], &["report", &saved, "--json"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the device");
+        let child = common::loadgen(command).stdout(full).stderr(Stdio::piped()).spawn();
+        let output = child.and_then(std::process::Child::wait_with_output).expect("it ends");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {errors}");
+        assert!(errors.contains("could not be written"), "{command:?}: {errors}");
+    }
+    let output = output(&["report", &saved, "--csv", "/dev/full"]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // Before the run: sixty seconds would be over the deadline of this test.
+    let begin = Instant::now();
+    for flag in ["--csv", "--html"] {
+        let long = ["run", &target, "--rate", "20", "--duration", "60s", flag, "/nowhere/at/all"];
+        assert_eq!(common::output(&long).status.code(), Some(1));
+    }
+    assert!(begin.elapsed() < DEADLINE);
+
+    // What stood there before stands there until the new one is whole.
+    let kept = directory.path().join("kept");
+    std::fs::write(&kept, "before").expect("written");
+    let both = [saved.as_str(), saved.as_str()];
+    let name = kept.to_str().expect("UTF-8");
+    assert_eq!(common::output(&[&["report", "--csv", name], &both[..]].concat()).status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&kept).expect("there"), "before");
+    assert_eq!(common::output(&["report", &saved, "--csv", name]).status.code(), Some(3));
+    assert!(std::fs::read_to_string(&kept).expect("there").starts_with("target,"));
+    assert_eq!(std::fs::read_dir(directory.path()).expect("ours").count(), 2, "nothing is left behind");
+}
+
+/// A connection ends when the request says so; one that the server ends while it is idle costs no request that can be sent
+/// again, and both clients say the same of it.
+#[test]
+fn connections_end_as_the_rfc_says() {
+    for client in ["lean", "hyper"] {
+        let args =
+            ["--rate", "20", "--duration", "1s", "--warmup", "0s", "--connections", "1", "--client", client];
+        let keeps = server(|_, _, stream| reply(stream, "200 OK"));
+        let (_, closes) = run(&keeps, &[&args[..], &["--header", "Connection: close"]].concat());
+        assert_eq!((closes.counts.ok, closes.connect.count), (20, 20), "{client}: {:?}", closes.errors);
+        let (_, control) = run(&keeps, &args);
+        assert_eq!((control.counts.ok, control.connect.count), (20, 1), "{client}: {:?}", control.errors);
+
+        let old = server(|_, _, stream| {
+            let head = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(head.as_bytes()).is_ok()
+        });
+        let (_, old) = run(&old, &args);
+        assert_eq!((old.counts.ok, old.connect.count), (20, 1), "{client}: {:?}", old.errors);
+
+        // Every second request finds its connection closed when it has been sent.
+        let fickle = || server(|n, _, stream| n % 2 == 0 && reply(stream, "200 OK"));
+        let (_, get) = run(&fickle(), &args);
+        assert_eq!((get.counts.ok, get.retried), (20, 19), "{client}: {:?}", get.errors);
+        let (_, post) = run(&fickle(), &[&args[..], &["--method", "POST"]].concat());
+        assert_eq!((post.counts.ok, post.retried), (10, 0), "{client}: {:?}", post.errors);
+        assert_eq!(post.errors.get("closed while idle"), Some(&10), "{client}");
+    }
+}
+
+/// What is sent is what was written, or nothing is.
+#[test]
+fn what_is_measured_is_what_was_written() {
+    let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&heads);
+    let target = server(move |_, head, stream| {
+        seen.lock().expect("no test panics with it").push(head.lines().next().unwrap_or_default().to_owned());
+        reply(stream, "200 OK")
+    });
+    for client in ["lean", "hyper"] {
+        let args = ["--rate", "1", "--duration", "1s", "--warmup", "0s", "--client", client];
+        run(&format!("{target}a b?q=ü|"), &args);
+    }
+    let heads = heads.lock().expect("no test panics with it").clone();
+    assert_eq!(heads, ["GET /a%20b?q=%C3%BC%7C HTTP/1.1"; 2]);
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let scenario = |path: &str| {
+        let file = directory.path().join("s.toml");
+        std::fs::write(&file, format!("target = \"{target}\"\n[[request]]\npath = \"{path}\"\n"))
+            .expect("written");
+        file.to_str().expect("UTF-8").to_owned()
+    };
+    for bad in ["users", "http://h/users", "/a#b"] {
+        let output = output(&["run", &scenario(bad), "--rate", "1", "--duration", "1s"]);
+        assert_eq!(output.status.code(), Some(1), "{bad}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let scenario = scenario("/");
+    for (target, flags) in [
+        (scenario.as_str(), ["--method", "POST"]),
+        (&scenario, ["--body", "x"]),
+        ("udp://127.0.0.1:9", ["--header", "A: b"]),
+        ("tcp://127.0.0.1:9", ["--method", "PUT"]),
+        (&target, ["--size", "64"]),
+        (&target, ["--cacert", "/dev/null"]),
+    ] {
+        let output = output(&[&["run", target, "--rate", "1"], &flags[..]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{target} {flags:?}: {errors}");
+        assert!(errors.contains(flags[0]), "{errors}");
+    }
+}
+
+/// Statuses, bytes and one example of each failure are told; what is good is for the user to say.
+#[test]
+fn replies_are_told_apart() {
+    let target = server(|n, _, stream| match n % 4 {
+        0 => reply(stream, "301 Moved Permanently"),
+        1 => reply(stream, "404 Not Found"),
+        2 => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nlarge").is_ok(),
+        _ => reply(stream, "200 OK"),
+    });
+    let args = ["--rate", "40", "--duration", "1s", "--warmup", "0s", "--connections", "1"];
+    for client in ["lean", "hyper"] {
+        let (_, plain) = run(&target, &[&args[..], &["--client", client]].concat());
+        assert_eq!(
+            plain.statuses,
+            [("200", 20), ("301", 10), ("404", 10)].map(|(s, n)| (s.to_owned(), n)).into()
+        );
+        assert_eq!(plain.counts.ok, 30);
+        assert!(plain.bytes_read > 40 * 40, "{client}: {}", plain.bytes_read);
+        assert!(plain.examples["http 404"].contains("404 Not Found"), "{:?}", plain.examples);
+        assert!(plain.notes.iter().any(|note| note.contains("301")), "{:?}", plain.notes);
+        assert!(plain.notes.iter().any(|note| note.contains("from 2 to 5 bytes")), "{:?}", plain.notes);
+    }
+    let (_, told) = run(&target, &[&args[..], &["--ok", "2xx,404"]].concat());
+    assert_eq!((told.counts.ok, told.errors.get("http 301")), (30, Some(&10)), "{:?}", told.errors);
+    let text = tables(&target, &args[..4]);
+    assert!(
+        text.contains("replies ") && text.contains(" MB/s") && text.contains("for example request"),
+        "{text}"
+    );
+}
+
+/// A head that is too large is refused by its limit's name, whichever client reads it.
+#[test]
+fn a_limit_has_its_name() {
+    for client in ["lean", "hyper"] {
+        for (fields, length, class) in
+            [(150, 1, "more than 100 response fields"), (2, 200_000, "response head above 64 KiB")]
+        {
+            let target = server(move |_, _, stream| {
+                let field = format!("X-A: {}\r\n", "y".repeat(length)).repeat(fields);
+                write!(stream, "HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok").is_ok()
+            });
+            let (_, run) =
+                run(&target, &["--rate", "10", "--duration", "1s", "--warmup", "0s", "--client", client]);
+            assert_eq!(run.errors.get(class), Some(&10), "{client}: {:?}", run.errors);
+        }
+    }
+}
+
+/// A report is of what belongs together.
+#[test]
+fn a_report_mixes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let save = |name: &str, run: Run| save(directory.path(), name, run);
+    let first = save("first.json", stalled(0, 1));
+    let newer = save("newer.json", Run { schema_version: 2, ..stalled(0, 1) });
+    let copy = save("copy.json", stalled(0, 1));
+    let mut other = stalled(0, 1);
+    other.started += 100.0;
+    other.plan.requests = vec![PlannedRequest::content("POST", b"x")];
+    let other = save("other.json", other);
+    for (files, hint) in [
+        (&[&newer][..], "format 2"),
+        (&[&first, &first], "one file"),
+        (&[&first, &copy], "the same run"),
+        (&[&first, &other], "different requests"),
+    ] {
+        let args: Vec<&str> =
+            std::iter::once("report").chain(files.iter().map(|file| file.as_str())).collect();
+        let output = output(&args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{hint}: {errors}");
+        assert!(errors.contains(hint) && errors.lines().count() == 1, "no {hint:?} in {errors}");
+    }
+}
+
+/// Where to connect to, and what to ask for there, are two things.
+#[test]
+fn a_name_can_be_another_address() {
+    let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&heads);
+    let target = server(move |_, head, stream| {
+        seen.lock().expect("no test panics with it").push(head.to_ascii_lowercase());
+        reply(stream, "200 OK")
+    });
+    let address = target.trim_start_matches("http://").trim_end_matches('/');
+    let port = address.rsplit_once(':').expect("a port").1;
+    let load = ["--rate", "5", "--duration", "1s", "--warmup", "0s"];
+    let resolve = format!("nowhere.invalid:{port}:127.0.0.1");
+    for (url, flags) in [
+        ("http://nowhere.invalid/".to_owned(), ["--connect-to", address]),
+        (format!("http://nowhere.invalid:{port}/"), ["--resolve", &resolve]),
+    ] {
+        let (_, run) = run(&url, &[&load[..], &flags].concat());
+        assert_eq!((run.counts.ok, run.plan.address.as_str()), (5, address), "{flags:?}: {:?}", run.errors);
+    }
+    let heads = heads.lock().expect("no test panics with it").clone();
+    assert!(heads.iter().all(|head| head.contains("host: nowhere.invalid")), "{heads:?}");
+}
+
+/// Eighty columns hold every table and all help; what is printed moves no cursor.
+#[test]
+fn a_terminal_of_eighty_columns_is_enough() {
+    let target =
+        server(|n, _, stream| reply(stream, if n % 3 == 0 { "500 Internal Server Error" } else { "200 OK" }));
+    let load = ["--rate", "1k", "--duration", "1s", "--warmup", "500ms", "--no-progress"];
+    let search = "--max-latency 1s --min-rate 1e2 --max-rate 6k/m --trial 500ms --sum 500ms --for 500ms --error-ratio 1";
+    let search: Vec<&str> = search.split(' ').collect();
+    for command in [
+        [&["run", &target], &load[..]].concat(),
+        [&["compare", &target, &target], &load[..]].concat(),
+        [&["search", &target], &search[..]].concat(),
+        vec!["run", "-h"],
+        vec!["search", "--help"],
+        vec!["serve", "-h"],
+    ] {
+        let output = output(&command);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(text.lines().count() > 10, "{command:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{} columns in {command:?}: {line}", line.chars().count());
+        }
+    }
+    let help = String::from_utf8(output(&["run", "-h"]).stdout).expect("UTF-8");
+    for group in ["Target:", "Load:", "Request:", "Output:", "Objective:"] {
+        assert!(help.contains(group), "no {group} in {help}");
+    }
+    let odd = output(&["report", "/nowhere/\u{1b}[31mred"]);
+    assert!(!odd.stderr.contains(&0x1b), "{}", String::from_utf8_lossy(&odd.stderr));
 }

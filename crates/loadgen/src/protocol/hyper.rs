@@ -1,9 +1,10 @@
 //! HTTP/1.1 over one connection, by hyper's connection API: a pooling client would hide the wait for a connection.
 
-use std::borrow::Cow;
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -12,15 +13,18 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 
+use super::response::{LARGEST_HEAD, Unusable};
 use super::stream::{Connector, Stream};
-use super::{Context, Protocol, class};
+use super::{Context, Protocol, class, is_end};
 use crate::clock::Monotonic;
-use crate::record::Ending;
+use crate::record::{Ending, Failure};
 use crate::template::Requests;
 
 type Connection = http1::Connection<TokioIo<Stream>, Full<Bytes>>;
 
 struct Open {
+    /// Bytes that came over it.
+    read: Rc<Cell<u64>>,
     sender: SendRequest<Full<Bytes>>,
     /// `None` once it has ended: then the sender knows it, too.
     connection: Option<Connection>,
@@ -59,16 +63,23 @@ impl Hyper {
         Self { connector, requests, open: None }
     }
 
-    async fn connect(&self) -> Result<Open, Cow<'static, str>> {
+    async fn connect(&self) -> Result<Open, Failure> {
         let stream = self.connector.open().await?;
+        let read = stream.read();
         // Head and body in one plain write: for requests of this size cheaper than a vector of two.
-        let handshake = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|e| hyper_class(&e))?;
-        Ok(Open { sender, connection: Some(connection) })
+        let handshake = http1::Builder::new()
+            .writev(false)
+            .max_buf_size(LARGEST_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (sender, connection) = handshake.map_err(|e| hyper_failure(&e, 0))?;
+        Ok(Open { read, sender, connection: Some(connection) })
     }
 
-    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Cow<'static, str>> {
-        let (name, mut request) = self.requests.build(context.job.index).map_err(Cow::Owned)?;
+    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Failure> {
+        let requests = Arc::clone(&self.requests);
+        let index = context.job.index;
+        let (name, mut request, traits) = requests.build(index)?;
         if let Some(name) = name {
             context.named(name);
         }
@@ -84,40 +95,47 @@ impl Hyper {
             } else {
                 context.connected(Monotonic.now(), None);
             }
-            let Some(open) = &mut self.open else { return Err("connection closed".into()) };
+            let Some(open) = &mut self.open else { return Err(Failure::new("connection closed", "")) };
+            open.read.set(0);
+            let read = Rc::clone(&open.read);
             let sending = open.sender.try_send_request(request);
             match Open::drive(&mut open.connection, sending).await {
                 Ok(response) => break response,
                 Err(mut failed) => {
                     self.open = None;
+                    let no_reply = read.get() == 0 && is_closed(failed.error());
                     match failed.take_message() {
                         // Not a byte of it was sent: a new connection may have it.
-                        Some(unsent) if reused => {
-                            reused = false;
-                            request = unsent;
-                        }
-                        _ => return Err(hyper_class(failed.error())),
+                        Some(unsent) if reused => request = unsent,
+                        None if reused && no_reply && traits.repeatable => request = requests.build(index)?.1,
+                        None if reused && no_reply => return Err(Failure::closed_while_idle()),
+                        _ => return Err(hyper_failure(failed.error(), read.get())),
                     }
+                    reused = false;
+                    context.retried();
                 }
             }
         };
         context.first_byte();
         let status = response.status();
         let mut body = response.into_body();
+        let mut length = 0;
         while let Some(open) = &mut self.open {
             match Open::drive(&mut open.connection, body.frame()).await {
                 None => break,
-                Some(Ok(_)) => {}
+                Some(Ok(frame)) => length += frame.data_ref().map_or(0, Bytes::len) as u64,
                 Some(Err(error)) => {
                     self.open = None;
-                    return Err(hyper_class(&error));
+                    return Err(hyper_failure(&error, 0));
                 }
             }
         }
-        if status.is_client_error() || status.is_server_error() {
-            return Err(format!("http {}", status.as_u16()).into());
+        if let Some(open) = self.open.take() {
+            context.read(open.read.get());
+            self.open = (!traits.closes).then_some(open);
         }
-        Ok(Ending::Ok)
+        context.replied(status.as_u16(), length);
+        requests.judge(status.as_u16())
     }
 
     /// True when there is a connection that can take a request.
@@ -132,7 +150,7 @@ impl Hyper {
 
 impl Protocol for Hyper {
     async fn fire(&mut self, context: &Context<'_>) -> Ending {
-        self.attempt(context).await.unwrap_or_else(Ending::Error)
+        self.attempt(context).await.unwrap_or_else(|failure| context.failed(failure))
     }
 
     fn abandon(&mut self) {
@@ -149,21 +167,33 @@ impl Protocol for Hyper {
     }
 }
 
-fn hyper_class(error: &::hyper::Error) -> Cow<'static, str> {
+/// Whether the connection ended, by whatever name hyper calls it.
+fn is_closed(error: &::hyper::Error) -> bool {
     let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    if let Some(io) = io {
+    io.map_or(error.is_incomplete_message() || error.is_closed() || error.is_canceled(), is_end)
+}
+
+/// A failure of hyper's, after so many bytes of the reply.
+fn hyper_failure(error: &::hyper::Error, read: u64) -> Failure {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let class = if let Some(io) = io {
         match io.kind() {
             // A malformed chunk comes as an error of reading.
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => "malformed response".into(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Unusable::Malformed.class().into(),
             _ => class(io),
         }
     } else if error.is_incomplete_message() {
         "response cut short".into()
+    } else if error.is_parse_too_large() {
+        // hyper has one name for both.
+        let too_large = read >= LARGEST_HEAD as u64;
+        (if too_large { Unusable::HeadTooLarge } else { Unusable::TooManyFields }).class().into()
     } else if error.is_parse() {
-        "malformed response".into()
+        Unusable::Malformed.class().into()
     } else if error.is_closed() || error.is_canceled() {
         "connection closed".into()
     } else {
         "http".into()
-    }
+    };
+    Failure::new(class, error.to_string())
 }

@@ -1,7 +1,6 @@
 //! HTTP/1.1 over one connection with nothing between the socket and the schedule: a request is bytes that were made
 //! before the run, a response is bytes whose end is looked for.
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,11 +9,11 @@ use std::task::{Context as TaskContext, Poll};
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::response::{Inbox, Malformed, Response};
+use super::response::{Inbox, Response};
 use super::stream::{Connector, Stream};
-use super::{Context, Protocol, class};
+use super::{Context, Protocol, is_end};
 use crate::clock::Monotonic;
-use crate::record::Ending;
+use crate::record::{Ending, Failure};
 use crate::template::Requests;
 
 /// How much is read at once.
@@ -61,9 +60,9 @@ enum Sent {
 
 /// How an exchange failed.
 enum Failed {
-    /// Not a byte of the request was taken.
-    Unsent(io::Error),
-    Broken(Cow<'static, str>),
+    /// The connection ended before a byte of the reply: how, and whether not a byte of the request had been taken either.
+    NoReply(Failure, bool),
+    Broken(Failure),
 }
 
 /// One connection at a time, opened when it is first needed and again when it was closed.
@@ -79,9 +78,9 @@ impl Lean {
         Self { connector, requests, open: None }
     }
 
-    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Cow<'static, str>> {
+    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Failure> {
         let requests = Arc::clone(&self.requests);
-        let (name, request, head_only) = requests.wire(context.job.index).map_err(Cow::Owned)?;
+        let (name, request, traits) = requests.wire(context.job.index)?;
         if let Some(name) = name {
             context.named(name);
         }
@@ -104,20 +103,26 @@ impl Lean {
                     (open, false)
                 }
             };
-            let mut response = Response::new(head_only);
+            let mut response = Response::new(traits.head_only);
             // It is put back only if the next request can have it: the rest of this one would be taken for the next.
-            match exchange(&mut open, &request, &mut response, context).await {
-                Ok(Sent::Whole) if response.keeps_alive() && open.inbox.is_empty() => self.open = Some(open),
+            let exchanged = exchange(&mut open, &request, &mut response, context).await;
+            context.read(open.stream.take_read());
+            match exchanged {
+                Ok(Sent::Whole) if response.keeps_alive() && !traits.closes && open.inbox.is_empty() => {
+                    self.open = Some(open);
+                }
                 Ok(_) => {}
-                // The server has closed an idle connection in the moment in which we chose it.
-                Err(Failed::Unsent(_)) if reused => continue,
-                Err(Failed::Unsent(error)) => return Err(class(&error)),
-                Err(Failed::Broken(class)) => return Err(class),
+                // The server has closed an idle connection in the moment in which we chose it. The second attempt has a
+                // connection of its own, so there is no third.
+                Err(Failed::NoReply(_, unsent)) if reused && (unsent || traits.repeatable) => {
+                    context.retried();
+                    continue;
+                }
+                Err(Failed::NoReply(..)) if reused => return Err(Failure::closed_while_idle()),
+                Err(Failed::NoReply(failure, _) | Failed::Broken(failure)) => return Err(failure),
             }
-            return match response.status() {
-                status @ 400.. => Err(format!("http {status}").into()),
-                _ => Ok(Ending::Ok),
-            };
+            context.replied(response.status(), response.body());
+            return requests.judge(response.status());
         }
     }
 }
@@ -146,19 +151,26 @@ async fn exchange(
         .await;
         // endregion: exchange
         if matches!(read, Ok(0) | Err(_)) {
-            let untouched = first && unsent.len() == request.len();
-            return match (sending, read) {
+            if response.end() {
                 // Its end is the response's, and it cannot be used again, whatever was sent.
-                (_, Ok(0)) if response.end() => Ok(Sent::Part),
-                (Poll::Ready(Err(error)), _) if untouched => Err(Failed::Unsent(error)),
-                (Poll::Ready(Err(error)), _) | (_, Err(error)) => Err(Failed::Broken(class(&error))),
-                _ => Err(Failed::Broken("response cut short".into())),
+                return Ok(Sent::Part);
+            }
+            let ended = !matches!(&read, Err(error) if !is_end(error));
+            let failure = match (sending, read) {
+                (Poll::Ready(Err(error)), _) | (_, Err(error)) => error.into(),
+                _ => Failure::new("response cut short", "the connection ended before the response did"),
             };
+            return Err(if first && ended {
+                Failed::NoReply(failure, unsent.len() == request.len())
+            } else {
+                Failed::Broken(failure)
+            });
         }
         if std::mem::take(&mut first) {
             context.first_byte();
         }
-        open.inbox.feed(response).map_err(|Malformed| Failed::Broken("malformed response".into()))?;
+        let glimpse = |open: &Open| format!("it began with \"{}\"", open.inbox.glimpse());
+        open.inbox.feed(response).map_err(|why| Failed::Broken(Failure::new(why.class(), glimpse(open))))?;
         if response.is_done() {
             return Ok(if matches!(sending, Poll::Ready(Ok(()))) { Sent::Whole } else { Sent::Part });
         }
@@ -167,7 +179,7 @@ async fn exchange(
 
 impl Protocol for Lean {
     async fn fire(&mut self, context: &Context<'_>) -> Ending {
-        self.attempt(context).await.unwrap_or_else(Ending::Error)
+        self.attempt(context).await.unwrap_or_else(|failure| context.failed(failure))
     }
 
     fn abandon(&mut self) {

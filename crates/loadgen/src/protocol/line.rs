@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Context, Protocol, Route, class};
+use super::{Context, Protocol, Route};
 use crate::clock::Monotonic;
-use crate::record::Ending;
+use crate::record::{Ending, Failure};
 
 /// One place for a connection at a time.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Line {
         Self { route, body, buffer: vec![0; 16 * 1024] }
     }
 
-    async fn attempt(&mut self, context: &Context<'_>) -> std::io::Result<Ending> {
+    async fn attempt(&mut self, context: &Context<'_>) -> Result<Ending, Failure> {
         let start = Monotonic.now();
         // The connection is part of what the request asks of the server: the uncorrected latency begins here.
         context.connected(start, None);
@@ -35,9 +35,10 @@ impl Line {
         let mut length = 0;
         loop {
             match stream.read(&mut self.buffer).await? {
-                0 if length == 0 => return Ok(Ending::Error("empty reply".into())),
+                0 if length == 0 => return Err(Failure::new("empty reply", "it closed without a byte")),
                 0 => return Ok(Ending::Ok),
                 n => {
+                    context.read(n as u64);
                     if length == 0 {
                         context.first_byte();
                     }
@@ -50,7 +51,7 @@ impl Line {
 
 impl Protocol for Line {
     async fn fire(&mut self, context: &Context<'_>) -> Ending {
-        self.attempt(context).await.unwrap_or_else(|error| Ending::Error(class(&error)))
+        self.attempt(context).await.unwrap_or_else(|failure| context.failed(failure))
     }
 
     fn abandon(&mut self) {}

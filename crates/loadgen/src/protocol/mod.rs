@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Engine, Slot};
-use crate::record::Ending;
+use crate::record::{Ending, Failure};
 use crate::schedule::Job;
 
 pub mod hyper;
@@ -19,6 +19,8 @@ pub mod lean;
 pub mod line;
 pub mod response;
 pub mod stream;
+#[cfg(feature = "tls")]
+mod trust;
 pub mod udp;
 
 /// One connection's way of making requests: native `async`, generic, never boxed.
@@ -56,6 +58,39 @@ impl Context<'_> {
         self.engine.borrow_mut().first_byte(self.slot, Monotonic.now());
     }
 
+    /// The whole reply is there: its status, and the bytes of its body.
+    pub fn replied(&self, status: u16, body: u64) {
+        if self.job.measured {
+            self.engine.borrow_mut().recorder.replied(status, body);
+        }
+    }
+
+    /// So many bytes came for the request.
+    pub fn read(&self, bytes: u64) {
+        if self.job.measured {
+            self.engine.borrow_mut().recorder.bytes_read += bytes;
+        }
+    }
+
+    /// The request goes to a new connection, since the server has closed the idle one that it was given.
+    pub fn retried(&self) {
+        if self.job.measured {
+            self.engine.borrow_mut().recorder.retried += 1;
+        }
+    }
+
+    /// The request failed; the first of each class is kept as an example.
+    pub fn failed(&self, failure: Failure) -> Ending {
+        if self.job.measured {
+            let examples = &mut self.engine.borrow_mut().recorder.examples;
+            if !examples.contains_key(failure.class.as_ref()) {
+                let example = format!("request {}: {}", self.job.index, failure.detail);
+                examples.insert(failure.class.to_string(), example);
+            }
+        }
+        Ending::Error(failure.class)
+    }
+
     /// Counts the request under a name.
     pub fn named(&self, name: &str) {
         if self.job.measured {
@@ -66,6 +101,21 @@ impl Context<'_> {
             }
         }
     }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(class(&error), error.to_string())
+    }
+}
+
+/// Whether a connection was ended by the other side, however its kernel told it.
+pub fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof
+    )
 }
 
 /// What speaks HTTP/1.1.
@@ -95,7 +145,7 @@ struct NotOurs;
 /// Where connections come from and go to.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The target's address.
+    /// The target's address: of a name with several, one that answered.
     pub to: SocketAddr,
     /// Local addresses to take in turn; empty lets the kernel choose.
     pub from: Vec<IpAddr>,

@@ -7,21 +7,39 @@ use std::mem::MaybeUninit;
 pub const LARGEST_HEAD: usize = 64 * 1024;
 
 /// The most header fields of one head.
-const MOST_FIELDS: usize = 100;
+pub const MOST_FIELDS: usize = 100;
 
-/// The bytes are no HTTP/1.1 response.
+/// Why bytes are no response that can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub enum Unusable {
+    /// They are no HTTP/1.1.
+    Malformed,
+    /// More than [`MOST_FIELDS`] header fields.
+    TooManyFields,
+    /// A head above [`LARGEST_HEAD`].
+    HeadTooLarge,
+}
 
-impl From<httparse::Error> for Malformed {
-    fn from(_: httparse::Error) -> Self {
-        Self
+impl Unusable {
+    /// The class under which it is counted.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed response",
+            Self::TooManyFields => "more than 100 response fields",
+            Self::HeadTooLarge => "response head above 64 KiB",
+        }
     }
 }
 
-impl From<httparse::InvalidChunkSize> for Malformed {
+impl From<httparse::Error> for Unusable {
+    fn from(error: httparse::Error) -> Self {
+        if error == httparse::Error::TooManyHeaders { Self::TooManyFields } else { Self::Malformed }
+    }
+}
+
+impl From<httparse::InvalidChunkSize> for Unusable {
     fn from(_: httparse::InvalidChunkSize) -> Self {
-        Self
+        Self::Malformed
     }
 }
 
@@ -46,13 +64,15 @@ pub struct Response {
     /// It answers a HEAD request: whatever its fields say, it has no body.
     head_only: bool,
     status: u16,
+    /// Bytes of the body so far.
+    body: u64,
     keep_alive: bool,
 }
 
 impl Response {
     /// A response of which nothing is there yet; `head_only`: to a HEAD request.
     pub fn new(head_only: bool) -> Self {
-        Self { stage: Stage::Head, head_only, status: 0, keep_alive: false }
+        Self { stage: Stage::Head, head_only, status: 0, body: 0, keep_alive: false }
     }
 
     /// All of it is there.
@@ -63,6 +83,11 @@ impl Response {
     /// Its status; 0 before its head is there.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// How many bytes of its body are there.
+    pub fn body(&self) -> u64 {
+        self.body
     }
 
     /// The connection can take another request afterwards.
@@ -76,7 +101,7 @@ impl Response {
     ///
     /// # Errors
     /// Bytes that are no response.
-    pub fn take(&mut self, data: &[u8]) -> Result<usize, Malformed> {
+    pub fn take(&mut self, data: &[u8]) -> Result<usize, Unusable> {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
@@ -85,6 +110,7 @@ impl Response {
                 Stage::Length(left) => {
                     let some = left.min(rest.len() as u64);
                     self.stage = if some == left { Stage::Done } else { Stage::Length(left - some) };
+                    self.body += some;
                     some as usize
                 }
                 Stage::ChunkSize => match httparse::parse_chunk_size(rest)? {
@@ -97,6 +123,7 @@ impl Response {
                 Stage::Chunk(left) => {
                     let some = left.min(rest.len() as u64);
                     self.stage = if some == left { Stage::ChunkEnd } else { Stage::Chunk(left - some) };
+                    self.body += some;
                     some as usize
                 }
                 Stage::ChunkEnd => match rest {
@@ -105,7 +132,7 @@ impl Response {
                         2
                     }
                     [] | [b'\r'] => 0,
-                    _ => return Err(Malformed),
+                    _ => return Err(Unusable::Malformed),
                 },
                 Stage::Trailers => {
                     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
@@ -117,7 +144,10 @@ impl Response {
                         }
                     }
                 }
-                Stage::ToTheEnd => rest.len(),
+                Stage::ToTheEnd => {
+                    self.body += rest.len() as u64;
+                    rest.len()
+                }
                 Stage::Done => 0,
             };
             taken += step;
@@ -135,7 +165,7 @@ impl Response {
         self.is_done()
     }
 
-    fn head(&mut self, data: &[u8]) -> Result<usize, Malformed> {
+    fn head(&mut self, data: &[u8]) -> Result<usize, Unusable> {
         let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let parser = httparse::ParserConfig::default();
@@ -143,7 +173,7 @@ impl Response {
             httparse::Status::Partial => return Ok(0),
             httparse::Status::Complete(length) => length,
         };
-        self.status = parsed.code.ok_or(Malformed)?;
+        self.status = parsed.code.ok_or(Unusable::Malformed)?;
         // In HTTP/1.1 a connection persists unless one side says otherwise, in HTTP/1.0 only if both say so.
         self.keep_alive = parsed.version == Some(1);
         let (mut content_length, mut encoded, mut chunked) = (None, false, false);
@@ -152,7 +182,7 @@ impl Response {
             if named("content-length") {
                 let number = length(field.value);
                 content_length = match content_length {
-                    Some(other) if other != number => Some(Err(Malformed)),
+                    Some(other) if other != number => Some(Err(Unusable::Malformed)),
                     _ => Some(number),
                 };
             } else if named("transfer-encoding") {
@@ -226,11 +256,16 @@ impl Inbox {
         self.filled += n;
     }
 
+    /// The beginning of what waits, as text that a terminal can show.
+    pub fn glimpse(&self) -> String {
+        self.bytes[..self.filled.min(40)].escape_ascii().to_string()
+    }
+
     /// Gives `response` what there is of it, and makes room for more.
     ///
     /// # Errors
     /// Bytes that are no response, or a head above [`LARGEST_HEAD`].
-    pub fn feed(&mut self, response: &mut Response) -> Result<(), Malformed> {
+    pub fn feed(&mut self, response: &mut Response) -> Result<(), Unusable> {
         let taken = response.take(&self.bytes[..self.filled])?;
         let was_full = self.filled == self.bytes.len();
         self.bytes.copy_within(taken..self.filled, 0);
@@ -241,17 +276,17 @@ impl Inbox {
             larger[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
             self.bytes = larger.into();
         }
-        if self.filled == self.bytes.len() { Err(Malformed) } else { Ok(()) }
+        if self.filled == self.bytes.len() { Err(Unusable::HeadTooLarge) } else { Ok(()) }
     }
 }
 
 /// The value of Content-Length: digits, and nothing else (the parser of numbers would take a sign).
-fn length(value: &[u8]) -> Result<u64, Malformed> {
-    let text = std::str::from_utf8(value).map_err(|_| Malformed)?.trim();
+fn length(value: &[u8]) -> Result<u64, Unusable> {
+    let text = std::str::from_utf8(value).map_err(|_| Unusable::Malformed)?.trim();
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Malformed);
+        return Err(Unusable::Malformed);
     }
-    text.parse().map_err(|_| Malformed)
+    text.parse().map_err(|_| Unusable::Malformed)
 }
 
 /// The members of a comma-separated list.
@@ -272,7 +307,7 @@ mod tests {
         cuts: &[usize],
         head_only: bool,
         closed: bool,
-    ) -> Result<(usize, Response), Malformed> {
+    ) -> Result<(usize, Response), Unusable> {
         let mut response = Response::new(head_only);
         // So small that every head makes it grow.
         let (mut inbox, mut at) = (Inbox::new(8), 0);
@@ -375,7 +410,15 @@ mod tests {
         let good = [&bytes[..], b"\r\n\r\n"].concat();
         assert!(fed(&good, &[], true, false).is_ok_and(|(_, response)| response.is_done()));
         bytes.resize(LARGEST_HEAD, b'x');
-        assert_eq!(fed(&bytes, &[], false, false).err(), Some(Malformed));
+        assert_eq!(fed(&bytes, &[], false, false).err(), Some(Unusable::HeadTooLarge));
+    }
+
+    #[test]
+    fn more_fields_than_are_taken_have_a_class_of_their_own() {
+        let fields = |n: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(n));
+        assert!(fed(fields(MOST_FIELDS).as_bytes(), &[], true, false).is_ok());
+        let error = fed(fields(MOST_FIELDS + 1).as_bytes(), &[], true, false).err();
+        assert_eq!(error, Some(Unusable::TooManyFields));
     }
 
     proptest! {
@@ -399,7 +442,7 @@ mod tests {
         ) {
             let bytes = [head.as_bytes(), fields.concat().as_bytes(), b"\r\n", &body].concat();
             let (whole, pieces) = (fed(&bytes, &[], head_only, true), fed(&bytes, &cuts, head_only, true));
-            let outcome = |fed: &Result<(usize, Response), Malformed>| {
+            let outcome = |fed: &Result<(usize, Response), Unusable>| {
                 fed.as_ref().ok().map(|(taken, r)| (*taken, r.is_done(), r.status(), r.keeps_alive()))
             };
             prop_assert_eq!(outcome(&whole), outcome(&pieces));

@@ -1,15 +1,20 @@
 //! A connection to an HTTP target, plain or encrypted.
 
-use std::borrow::Cow;
+use std::cell::Cell;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Route, class};
+use super::Route;
+#[cfg(feature = "tls")]
+use super::trust;
+use crate::record::Failure;
 
 /// TLS for all connections of a run.
 #[cfg(feature = "tls")]
@@ -26,11 +31,31 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 pub enum Tls {}
 
-/// A connection to the target, plain or encrypted.
-pub enum Stream {
-    /// `http://`
+/// A connection to the target, which counts what comes over it.
+pub struct Stream {
+    transport: Transport,
+    read: Rc<Cell<u64>>,
+}
+
+impl Stream {
+    fn new(transport: Transport) -> Self {
+        Self { transport, read: Rc::default() }
+    }
+
+    /// The count of the bytes that came.
+    pub fn read(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.read)
+    }
+
+    /// How many bytes came since it was asked last.
+    pub fn take_read(&self) -> u64 {
+        self.read.take()
+    }
+}
+
+/// Plain or encrypted.
+enum Transport {
     Plain(TcpStream),
-    /// `https://`
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
@@ -50,15 +75,15 @@ impl Connector {
     /// Connects, and shakes hands if there is TLS.
     ///
     /// # Errors
-    /// The class of what went wrong.
-    pub async fn open(&self) -> Result<Stream, Cow<'static, str>> {
-        let stream = self.route.connect(self.number).await.map_err(|e| class(&e))?;
+    /// What went wrong.
+    pub async fn open(&self) -> Result<Stream, Failure> {
+        let stream = self.route.connect(self.number).await?;
         match &self.tls {
-            None => Ok(Stream::Plain(stream)),
+            None => Ok(Stream::new(Transport::Plain(stream))),
             #[cfg(feature = "tls")]
             Some(Tls { connector, name }) => match connector.connect(name.clone(), stream).await {
-                Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-                Err(error) => Err(tls_class(&error)),
+                Ok(stream) => Ok(Stream::new(Transport::Tls(Box::new(stream)))),
+                Err(error) => Err(tls_failure(error)),
             },
             #[cfg(not(feature = "tls"))]
             Some(never) => match *never {},
@@ -69,13 +94,13 @@ impl Connector {
 /// Calls the same method on whichever stream it is.
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Plain(stream) => {
+        match &mut $self.get_mut().transport {
+            Transport::Plain(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
             #[cfg(feature = "tls")]
-            Stream::Tls(stream) => {
+            Transport::Tls(stream) => {
                 let $stream = Pin::new(stream.as_mut());
                 $call
             }
@@ -89,7 +114,11 @@ impl AsyncRead for Stream {
         cx: &mut TaskContext<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(cx, buf))
+        let before = buf.filled().len();
+        let read = Rc::clone(&self.read);
+        let polled = either!(self, stream => stream.poll_read(cx, buf));
+        read.set(read.get() + (buf.filled().len() - before) as u64);
+        polled
     }
 }
 
@@ -107,47 +136,60 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Why a handshake failed. What is wrong with the certificate has classes, since each is mended elsewhere.
 #[cfg(feature = "tls")]
-fn tls_class(error: &io::Error) -> Cow<'static, str> {
-    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(rustls::Error::InvalidCertificate(_)) => "tls certificate not trusted".into(),
-        Some(_) => "tls handshake failed".into(),
-        None => class(error),
-    }
+fn tls_failure(error: io::Error) -> Failure {
+    use rustls::CertificateError as Certificate;
+    let class = match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => match why {
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "tls certificate for another name"
+            }
+            Certificate::Expired | Certificate::ExpiredContext { .. } => "tls certificate expired",
+            Certificate::UnknownIssuer => "tls certificate not trusted",
+            // Self-signed, and it says that it may sign others, which webpki looks at before it looks for an issuer.
+            Certificate::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                "tls certificate not trusted"
+            }
+            _ => "tls certificate unusable",
+        },
+        Some(_) => "tls handshake failed",
+        None => return error.into(),
+    };
+    Failure::new(class, error.to_string())
 }
 
-/// TLS with the given roots (PEM), or with those that browsers trust.
+/// What `https://` targets are met with.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSettings<'a> {
+    /// Trust what is in this PEM file, and nothing else.
+    pub roots: Option<&'a Path>,
+    /// Trust any certificate.
+    pub insecure: bool,
+    /// PEM files with our own certificate and its key.
+    pub client: Option<(&'a Path, &'a Path)>,
+}
+
+/// TLS to the server of this name.
 ///
 /// # Errors
-/// A name that no certificate can carry; a file of roots that cannot be read.
+/// A name that no certificate can carry; a file that cannot be read, or that holds nothing of use.
 #[cfg(feature = "tls")]
-pub fn tls(host: &str, roots: Option<&std::path::Path>) -> anyhow::Result<Tls> {
-    use anyhow::Context as _;
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-    let mut store = rustls::RootCertStore::empty();
-    match roots {
-        None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|e| {
-                    anyhow::anyhow!("cannot read certificates from {} ({e}): give a PEM file", path.display())
-                })?;
-            for certificate in certificates {
-                store
-                    .add(certificate)
-                    .with_context(|| format!("a certificate in {} is no root", path.display()))?;
-            }
-        }
-    }
+pub fn tls(host: &str, settings: &TlsSettings<'_>) -> anyhow::Result<Tls> {
+    use rustls::pki_types::ServerName;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(store)
-        .with_no_client_auth();
-    let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|_| {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let (store, given) = trust::roots(settings.roots)?;
+    let verifier = trust::Verifier::new(store, given, settings.insecure, provider)?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match settings.client {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            builder.with_client_auth_cert(trust::certificates(certificate)?, trust::key(key)?)?
+        }
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
         anyhow::anyhow!("{host:?} cannot be the name in a certificate: give a host name or an IP address")
     })?;
     Ok(Tls { connector: Arc::new(config).into(), name })
@@ -158,6 +200,6 @@ pub fn tls(host: &str, roots: Option<&std::path::Path>) -> anyhow::Result<Tls> {
 /// # Errors
 /// Always.
 #[cfg(not(feature = "tls"))]
-pub fn tls(_: &str, _: Option<&std::path::Path>) -> anyhow::Result<Tls> {
+pub fn tls(_: &str, _: &TlsSettings<'_>) -> anyhow::Result<Tls> {
     anyhow::bail!("this loadgen was built without TLS: build it with the feature tls, or measure http://")
 }

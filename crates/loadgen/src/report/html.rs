@@ -29,7 +29,8 @@ p { margin: .3rem 0; }
 .tile span { color: var(--quiet); font-size: .85rem; }
 figure { margin: 0; }
 figcaption { font-size: .85rem; }
-svg { width: 100%; height: auto; display: block; }
+figure { overflow-x: auto; }
+svg { width: 100%; min-width: 34rem; height: auto; display: block; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; min-width: 20rem; }
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap; }

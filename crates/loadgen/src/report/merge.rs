@@ -77,6 +77,15 @@ fn same_plan(first: &str, a: &Run, name: &str, b: &Run) -> anyhow::Result<()> {
     for (what, x, y) in [("targets", &p.target, &q.target), ("arrivals", &p.arrival, &q.arrival)] {
         ensure!(x == y, differ(what, x, y));
     }
+    ensure!(
+        p.requests == q.requests,
+        "{first} and {name} are not parts of one run: they made different requests (method, path, header or body); report them one by one"
+    );
+    // Of the shards of a schedule, their numbers tell.
+    ensure!(
+        p.shards > 1 || (a.started, a.seed, a.counts) != (b.started, b.seed, b.counts),
+        "{first} and {name} hold the same run: name one of them"
+    );
     ensure!(p.shards == q.shards, differ("shares of a schedule cut in", &p.shards, &q.shards));
     if p.shards > 1 {
         ensure!(p.rate_text == q.rate_text, differ("rates", &p.rate_text, &q.rate_text));
@@ -104,6 +113,12 @@ fn add(whole: &mut Run, run: &Run, in_turn: bool) -> anyhow::Result<()> {
     whole.counts = add_counts(whole.counts, run.counts);
     add_counts_by_name(&mut whole.errors, &run.errors);
     add_counts_by_name(&mut whole.requests, &run.requests);
+    add_counts_by_name(&mut whole.statuses, &run.statuses);
+    for (class, example) in &run.examples {
+        whole.examples.entry(class.clone()).or_insert_with(|| example.clone());
+    }
+    whole.bytes_read += run.bytes_read;
+    whole.retried += run.retried;
     whole.warm_up.add(&run.warm_up);
     for note in &run.notes {
         if !whole.notes.contains(note) {

@@ -3,19 +3,19 @@
 //! Seam: `run`, `search` and `compare` end by calling [`emit`] with one [`crate::result::Document`]; `loadgen report` reads
 //! such documents back, merges those of kind `run`, and calls [`emit`] too.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use echo_service::print_line;
 
 pub use self::csv::write_csv;
 pub use self::hdr::{write_hgrm, write_hlog};
 pub use self::merge::merge;
 use crate::exit::{EXIT_INTERRUPTED, EXIT_INVALID, EXIT_OK, EXIT_SLO};
+use crate::output::{ResultFile, print_result, printable};
 use crate::record::Metric;
-use crate::result::{self, Document};
+use crate::result::{Document, Run, SCHEMA_VERSION};
 
 mod csv;
 mod hdr;
@@ -30,27 +30,27 @@ mod tables;
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct OutputArgs {
     /// Print the result as one JSON object instead of tables
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
     /// Write one row per window as CSV
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub csv: Option<PathBuf>,
     /// Write an HdrHistogram V2 interval log, one tag per metric
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub hlog: Option<PathBuf>,
     /// Write the percentile distribution as HdrHistogram text
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub hgrm: Option<PathBuf>,
     /// Write the plot of latency by percentile as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     #[cfg(feature = "plots")]
     pub svg: Option<PathBuf>,
     /// Write one self-contained HTML page with tables and plots
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     #[cfg(feature = "plots")]
     pub html: Option<PathBuf>,
     /// No progress on stderr
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub no_progress: bool,
 }
 
@@ -71,6 +71,15 @@ pub struct ReportArgs {
 /// # Errors
 /// A file that cannot be read or is no result, or runs that are not of one plan.
 pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
+    let outputs = args.output.open()?;
+    let mut seen = BTreeMap::new();
+    for path in &args.files {
+        if let Ok(real) = fs::canonicalize(path)
+            && let Some(other) = seen.insert(real, path)
+        {
+            anyhow::bail!("{} and {} are one file: name it once", other.display(), path.display());
+        }
+    }
     let names: Vec<_> = args.files.iter().map(|path| path.display().to_string()).collect();
     let documents = args.files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let document = match <[Document; 1]>::try_from(documents) {
@@ -85,8 +94,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
             Document::Run(merge(&names, runs.collect::<anyhow::Result<_>>()?)?)
         }
     };
-    emit(&document, &args.output)?;
-    Ok(exit_code(&document))
+    finish(&document, outputs, false)
 }
 
 /// Reads a result file: the last line that is one JSON object, since a log may stand before it.
@@ -95,10 +103,20 @@ fn read(path: &Path) -> anyhow::Result<Document> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     // Results are one line; a file that somebody has made readable is one object over many.
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    parse(last)
-        .or_else(|_| parse(&text))
-        .with_context(|| format!("{name} is no result: write one with `loadgen run ... --json > FILE`"))
+    parse(last).or_else(|error| if error.is::<OtherFormat>() { Err(error) } else { parse(&text) }).map_err(
+        |error| match error.downcast_ref::<OtherFormat>() {
+            Some(other) => anyhow::anyhow!("{name} {other}"),
+            None => {
+                error.context(format!("{name} is no result: write one with `loadgen run ... --json > FILE`"))
+            }
+        },
+    )
 }
+
+/// A result that another loadgen wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("is of format {0}, this loadgen reads {SCHEMA_VERSION}: report it with the loadgen that wrote it")]
+struct OtherFormat(serde_json::Value);
 
 /// Reads a result, as `--json` prints it.
 ///
@@ -120,13 +138,18 @@ pub fn parse(text: &str) -> anyhow::Result<Document> {
         }
     }
     let value: serde_json::Value = serde_json::from_str(text)?;
+    if let Some(version) = value.get("schema_version")
+        && *version != SCHEMA_VERSION
+    {
+        return Err(OtherFormat(version.clone()).into());
+    }
     plausible("the result", &value).map_err(anyhow::Error::msg)?;
     Ok(serde_json::from_value(value)?)
 }
 
 /// The exit code that a result stands for: the generator's limit before a violated objective.
 pub fn exit_code(document: &Document) -> u8 {
-    let of_run = |run: &result::Run| match (run.validity.ok, run.slo.held) {
+    let of_run = |run: &Run| match (run.validity.ok, run.slo.held) {
         (false, _) => EXIT_INVALID,
         (true, false) => EXIT_SLO,
         (true, true) => EXIT_OK,
@@ -142,57 +165,89 @@ pub fn exit_code(document: &Document) -> u8 {
     }
 }
 
+/// The outputs that were asked for, opened: a file that cannot be written is known before the run.
+pub struct Outputs {
+    json: bool,
+    csv: Option<ResultFile>,
+    hlog: Option<ResultFile>,
+    hgrm: Option<ResultFile>,
+    #[cfg(feature = "plots")]
+    svg: Option<ResultFile>,
+    #[cfg(feature = "plots")]
+    html: Option<ResultFile>,
+}
+
+impl OutputArgs {
+    /// Opens the files.
+    ///
+    /// # Errors
+    /// A file that could not be written; the message names it.
+    pub fn open(&self) -> anyhow::Result<Outputs> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(ResultFile::open).transpose();
+        Ok(Outputs {
+            json: self.json,
+            csv: open(&self.csv)?,
+            hlog: open(&self.hlog)?,
+            hgrm: open(&self.hgrm)?,
+            #[cfg(feature = "plots")]
+            svg: open(&self.svg)?,
+            #[cfg(feature = "plots")]
+            html: open(&self.html)?,
+        })
+    }
+}
+
 /// Emits the result of a command, and says how the program is to end.
 ///
 /// # Errors
 /// Those of [`emit`].
-pub(crate) fn finish(document: &Document, output: &OutputArgs, interrupted: bool) -> anyhow::Result<u8> {
-    emit(document, output)?;
+pub(crate) fn finish(document: &Document, outputs: Outputs, interrupted: bool) -> anyhow::Result<u8> {
+    emit(document, outputs)?;
     Ok(if interrupted { EXIT_INTERRUPTED } else { exit_code(document) })
 }
 
 /// Prints the result on stdout (tables, or JSON) and writes the files asked for.
 ///
 /// # Errors
-/// A file that cannot be written, or that this kind of result has no use for; the message names it.
-pub fn emit(document: &Document, output: &OutputArgs) -> anyhow::Result<()> {
-    // What is on stdout comes first: it is there even if a file cannot be written.
-    if output.json {
-        print_line(serde_json::to_string(document)?);
+/// What cannot be written, or a file that this kind of result has no use for; the message names it.
+pub fn emit(document: &Document, outputs: Outputs) -> anyhow::Result<()> {
+    // A disk that has no room for the tables may have some for a file, and the other way about: all is tried.
+    let printed = print_result(&if outputs.json {
+        serde_json::to_string(document)?
     } else {
-        print_line(tables::text(document));
-    }
-    let runs: Vec<&result::Run> = match document {
+        printable(&tables::text(document))
+    });
+    let runs: Vec<&Run> = match document {
         Document::Run(run) => vec![run],
         Document::Compare(compare) => compare.targets.iter().collect(),
         Document::Search(_) => Vec::new(),
     };
-    if let Some(path) = &output.csv {
-        write(path, |out| write_csv(document, out))?;
+    if let Some(file) = outputs.csv {
+        file.write(|out| write_csv(document, out))?;
     }
-    if let Some(path) = &output.hlog {
+    if let Some(file) = outputs.hlog {
         anyhow::ensure!(!runs.is_empty(), "--hlog: a search has no interval log; use it with run or compare");
-        write(path, |out| write_hlog(&runs, out))?;
+        file.write(|out| write_hlog(&runs, out))?;
     }
-    if let Some(path) = &output.hgrm {
+    if let Some(file) = outputs.hgrm {
         let [run] = runs[..] else {
             anyhow::bail!("--hgrm holds one distribution: use it with run, or --hlog for several");
         };
         let metric = Metric::from_summary(&run.corrected)?;
-        write(path, |out| Ok(write_hgrm(&metric, out)?))?;
+        file.write(|out| Ok(write_hgrm(&metric, out)?))?;
     }
     #[cfg(feature = "plots")]
     {
-        if let Some(path) = &output.svg {
+        if let Some(file) = outputs.svg {
             let svg = render_svg(document)?;
-            write(path, |out| Ok(out.write_all(svg.as_bytes())?))?;
+            file.write(|out| Ok(out.write_all(svg.as_bytes())?))?;
         }
-        if let Some(path) = &output.html {
+        if let Some(file) = outputs.html {
             let page = render_html(document)?;
-            write(path, |out| Ok(out.write_all(page.as_bytes())?))?;
+            file.write(|out| Ok(out.write_all(page.as_bytes())?))?;
         }
     }
-    Ok(())
+    printed
 }
 
 /// The main plot of a result as an SVG file: latency by percentile, or the rates that a search tried.
@@ -216,11 +271,4 @@ pub fn render_svg(document: &Document) -> anyhow::Result<String> {
 #[cfg(feature = "plots")]
 pub fn render_html(document: &Document) -> anyhow::Result<String> {
     html::page(document)
-}
-
-/// Creates the file `path` and fills it.
-fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let mut out = BufWriter::new(File::create(path).with_context(context)?);
-    fill(&mut out).and_then(|()| Ok(out.flush()?)).with_context(context)
 }

@@ -51,7 +51,9 @@ impl Axis {
             .into_iter()
             .find(|step| high / step <= 6.0)
             .unwrap_or(high);
-        let ticks = (0..).map(|i| f64::from(i) * step).take_while(|tick| *tick <= high * 1.0001);
+        // A product of floats is 0.30000000000000004 at times.
+        let round = |tick: f64| format!("{tick:.9e}").parse().unwrap_or(tick);
+        let ticks = (0..).map(|i| round(f64::from(i) * step)).take_while(|tick| *tick <= high * 1.0001);
         let ticks = ticks.map(|tick| (tick, label(tick))).collect();
         Self { log: false, low: 0.0, high, ticks }
     }
@@ -75,11 +77,8 @@ impl Axis {
     fn latency(values: impl Iterator<Item = f64> + Clone) -> Self {
         let high = values.clone().fold(0.0, f64::max).max(1e-9) * 1.1;
         let low = values.filter(|value| *value > 0.0).fold(high, f64::min);
-        if high / low > 8.0 {
-            Self::log(low, high, format::duration)
-        } else {
-            Self::linear(high, format::duration)
-        }
+        let label = |seconds| format::duration(seconds).replace(".00 ", " ").replace(".0 ", " ");
+        if high / low > 8.0 { Self::log(low, high, label) } else { Self::linear(high, label) }
     }
 
     /// Where `value` lies between the ends, as a share.
@@ -406,8 +405,12 @@ pub(super) fn latency_over_time(run: &Run) -> Plot {
     }
 }
 
-/// Requests per second over time: scheduled, answered well, and the rest.
+/// Requests per second over time: scheduled, answered well, and the rest. A window that the end of the schedule cuts has
+/// fewer of each, which is no lower rate: it is left out.
 pub(super) fn rate_over_time(run: &Run) -> Plot {
+    let whole = |window: &Window| window.start + window.length <= run.plan.duration + 1e-6;
+    let windows: Vec<Window> = run.windows.iter().filter(|window| whole(window)).cloned().collect();
+    let run = &Run { windows, ..run.clone() };
     let mut curves = vec![
         steps(run, "scheduled", "slate", "6 3", |window| Some(window.scheduled as f64 / window.length)),
         steps(run, "ok", "blue", "none", |window| Some(window.ok as f64 / window.length)),

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::format::{duration, latency, percent, percentile, rate};
-use crate::result::{Bounds, Compare, Document, Run, Search, Summary, WarmUp};
+use crate::format::{duration, latency, percent, percentile, rate, wrap};
+use crate::result::{Bounds, Compare, Document, Plan, Run, Search, Summary, WarmUp};
 use crate::slo::nothing_good;
 
 /// The whole text for `document`, without a line end behind it.
@@ -22,11 +22,10 @@ pub(super) fn text(document: &Document) -> String {
 /// A figure of a summary.
 type Figure = fn(&Summary) -> Option<f64>;
 
-/// Column heads of a latency table and the figures below them.
-const FIGURES: [(&str, Figure); 7] = [
+/// Column heads of a latency table and the figures below them: what fits into 80 columns.
+const FIGURES: [(&str, Figure); 6] = [
     ("mean", |s| s.mean),
     ("p50", |s| s.p50),
-    ("p75", |s| s.p75),
     ("p90", |s| s.p90),
     ("p99", |s| s.p99),
     ("p99.9", |s| s.p999),
@@ -36,7 +35,7 @@ const FIGURES: [(&str, Figure); 7] = [
 fn write_head(out: &mut String, title: &str) -> fmt::Result {
     write!(out, "{title:<12}")?;
     FIGURES.iter().try_for_each(|(head, _)| write!(out, " {head:>9}"))?;
-    writeln!(out, " {:>9}", "count")
+    writeln!(out, " {:>7}", "count")
 }
 
 fn write_row(out: &mut String, name: &str, summary: &Summary) -> fmt::Result {
@@ -48,11 +47,32 @@ fn write_figures(out: &mut String, name: &str, summary: &Summary, good: bool) ->
     write!(out, "{name:<12}")?;
     let cell = |figure: &Figure| if good { latency(summary, figure(summary)) } else { "-".to_owned() };
     FIGURES.iter().try_for_each(|(_, figure)| write!(out, " {:>9}", cell(figure)))?;
-    writeln!(out, " {:>9}", summary.count)
+    writeln!(out, " {:>7}", summary.count)
+}
+
+/// Writes `text` in lines that fit, as [`wrap`] does.
+fn write_wrapped(out: &mut String, text: &str, at: usize, indent: usize) -> fmt::Result {
+    writeln!(out, "{}", wrap(text, at, indent))
+}
+
+fn write_reason(out: &mut String, reason: &str) -> fmt::Result {
+    out.push_str("  - ");
+    write_wrapped(out, reason, 4, 4)
 }
 
 fn write_field(out: &mut String, name: &str, value: impl Display) -> fmt::Result {
-    writeln!(out, "{name:<12} {value}")
+    write!(out, "{name:<12} ")?;
+    write_wrapped(out, &value.to_string(), 13, 13)
+}
+
+/// Whereto: the target, and the address that it is when that does not stand in it.
+pub(super) fn place(run: &Run) -> String {
+    let Plan { target, address, .. } = &run.plan;
+    if address.is_empty() || target.contains(address.as_str()) {
+        target.clone()
+    } else {
+        format!("{target} ({address})")
+    }
 }
 
 /// What was asked for, in a sentence.
@@ -73,7 +93,8 @@ pub(super) fn headline(run: &Run) -> String {
 
 fn write_run(out: &mut String, run: &Run) -> fmt::Result {
     let plan = &run.plan;
-    writeln!(out, "{}: {}\n", plan.target, headline(run))?;
+    write_wrapped(out, &format!("{}: {}", place(run), headline(run)), 0, 2)?;
+    writeln!(out)?;
     if run.interrupted {
         writeln!(out, "interrupted: everything below is partial\n")?;
     }
@@ -81,17 +102,15 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
     let good = nothing_good(&run.counts).is_none();
     write_figures(out, "corrected", &run.corrected, good)?;
     write_figures(out, "uncorrected", &run.uncorrected, good)?;
-    writeln!(
-        out,
-        "corrected counts from the time at which a request should have started, uncorrected from when it had its \
-         connection"
-    )?;
+    let what = "corrected counts from the time at which a request should have started, uncorrected from when it had its \
+                connection";
+    write_wrapped(out, what, 0, 2)?;
     if run.corrected.censored > 0 {
-        writeln!(
-            out,
-            "≥: {} requests had not ended; they are counted at the age at which they were given up",
-            run.corrected.censored
-        )?;
+        let censored = run.corrected.censored;
+        let text = format!(
+            "≥: {censored} requests had not ended; they count at the age at which they were given up"
+        );
+        write_wrapped(out, &text, 0, 2)?;
     }
     writeln!(out)?;
     write_head(out, "of which")?;
@@ -126,8 +145,21 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
     if run.requests.len() > 1 {
         write_field(out, "of which", list(run.requests.iter()))?;
     }
+    if !run.statuses.is_empty() {
+        write_field(out, "replies", list(run.statuses.iter()))?;
+    }
+    if run.retried > 0 {
+        write_field(
+            out,
+            "retried",
+            format_args!("{} requests, whose idle connection the server had closed", run.retried),
+        )?;
+    }
     if !run.errors.is_empty() {
         write_field(out, "errors", list(run.errors.iter()))?;
+        for (class, example) in &run.examples {
+            write_reason(out, &format!("{class}, for example {example}"))?;
+        }
     }
     if let Some(udp) = run.udp {
         write_field(
@@ -150,6 +182,10 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
     let offered = plan.rate.map_or_else(String::new, |r| format!("{} offered, ", rate(r)));
     let (sent, achieved) = (rate(run.sent_rate), rate(run.achieved_rate));
     write_field(out, "rate", format_args!("{offered}{sent} sent, {achieved} answered well, per second"))?;
+    if run.bytes_read > 0 {
+        let megabytes = run.bytes_read as f64 / 1e6 / plan.duration.max(1e-9);
+        write_field(out, "received", format_args!("{} bytes, {megabytes:.3} MB/s", run.bytes_read))?;
+    }
     write_field(
         out,
         "connections",
@@ -218,12 +254,12 @@ pub(super) fn validity(run: &Run) -> (&'static str, &'static str) {
 fn write_verdict(out: &mut String, run: &Run) -> fmt::Result {
     write_field(out, "validity", validity(run).1)?;
     for sentence in run.validity.reasons.iter().chain(&run.notes) {
-        writeln!(out, "  - {sentence}")?;
+        write_reason(out, sentence)?;
     }
     let verdict = if run.slo.held { "held" } else { "VIOLATED" };
     let default = if run.slo.given { "" } else { " (default)" };
     write_field(out, "objective", format_args!("{verdict}: {}{default}", objective(run)))?;
-    run.slo.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))
+    run.slo.reasons.iter().try_for_each(|reason| write_reason(out, reason))
 }
 
 /// Bounds in words.
@@ -265,7 +301,8 @@ pub(super) fn finding(search: &Search) -> String {
 }
 
 fn write_search(out: &mut String, search: &Search) -> fmt::Result {
-    writeln!(out, "{}: search ({})\n", search.plan.target, search.mode)?;
+    write_wrapped(out, &format!("{}: search ({})", search.plan.target, search.mode), 0, 2)?;
+    writeln!(out)?;
     if search.interrupted {
         writeln!(out, "interrupted: everything below is partial\n")?;
     }
@@ -286,7 +323,7 @@ fn write_search(out: &mut String, search: &Search) -> fmt::Result {
             trial.latency.map_or_else(|| "-".to_owned(), duration),
             trial.slope.map_or_else(|| "-".to_owned(), |slope| format!("{slope:.4}")),
         )?;
-        trial.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))?;
+        trial.reasons.iter().try_for_each(|reason| write_reason(out, reason))?;
     }
     writeln!(out)?;
     if search.mode != "aimd" {
@@ -309,7 +346,7 @@ fn write_search(out: &mut String, search: &Search) -> fmt::Result {
     }
     write_field(out, "took", duration(search.elapsed))?;
     write_field(out, "result", finding(search))?;
-    search.validity.reasons.iter().try_for_each(|reason| writeln!(out, "  - {reason}"))
+    search.validity.reasons.iter().try_for_each(|reason| write_reason(out, reason))
 }
 
 fn write_compare(out: &mut String, compare: &Compare) -> fmt::Result {
@@ -351,7 +388,7 @@ fn write_compare(out: &mut String, compare: &Compare) -> fmt::Result {
             ),
         )?;
         let reasons = run.validity.reasons.iter().chain(&run.notes).chain(&run.slo.reasons);
-        reasons.into_iter().try_for_each(|reason| writeln!(out, "  - {reason}"))?;
+        reasons.into_iter().try_for_each(|reason| write_reason(out, reason))?;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use self::agenda::Agenda;
 use self::model::{Behaviour, Fate, ReplyFaults, Service, SingleServer, Stalls, TokenBucket};
 use crate::exit::{EXIT_OK, WrongUsage};
+use crate::schedule::Rate;
+use crate::units::Span;
 
 mod agenda;
 mod http;
@@ -53,29 +55,29 @@ pub struct ServeArgs {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:2000", value_parser = echo_service::parse_address)]
     pub addr: SocketAddr,
     /// Answer each request this much later; requests do not wait for each other
-    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = duration)]
     pub delay: Duration,
     /// A single server with a queue: MU requests a second, each takes the same time (M/D/1 under Poisson arrivals)
-    #[arg(long, value_name = "MU", value_parser = parse_rate, conflicts_with = "mm1")]
-    pub md1: Option<f64>,
+    #[arg(long, value_name = "MU", conflicts_with = "mm1")]
+    pub md1: Option<Rate>,
     /// A single server with a queue: MU requests a second on average, exponential service times (M/M/1)
-    #[arg(long, value_name = "MU", value_parser = parse_rate)]
-    pub mm1: Option<f64>,
+    #[arg(long, value_name = "MU")]
+    pub mm1: Option<Rate>,
     /// A token bucket: requests wait for a token; with `,reject` those without one are refused: 429 (http), no reply
     /// (udp), closed without a line (tcp)
     #[arg(long, value_name = "RATE,BURST[,reject]", value_parser = parse_bucket)]
     pub bucket: Option<Bucket>,
     /// Stand still for this long: once, or every --every
-    #[arg(long, value_name = "DUR", value_parser = echo_service::parse_duration)]
+    #[arg(long, value_name = "DUR", value_parser = positive)]
     pub stall: Option<Duration>,
     /// From the start of one stall to the start of the next
-    #[arg(long, value_name = "DUR", value_parser = echo_service::parse_duration, requires = "stall")]
+    #[arg(long, value_name = "DUR", value_parser = positive, requires = "stall")]
     pub every: Option<Duration>,
     /// Start of the first stall, from the first request [default: half of --every, or 6s for a single stall]
-    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration, requires = "stall")]
+    #[arg(long, value_name = "DUR", requires = "stall", value_parser = duration)]
     pub stall_at: Option<Duration>,
     /// Never answer again from this long after the first request on; connections stay open
-    #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", value_parser = duration)]
     pub dead_after: Option<Duration>,
     /// Drop each K-th reply (udp)
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
@@ -141,7 +143,7 @@ impl ServeArgs {
     }
 
     fn behaviour(&self) -> Behaviour {
-        let service = |mu: f64| Duration::from_secs_f64(1.0 / mu);
+        let service = |mu: Rate| Duration::from_secs_f64(1.0 / mu.per_second());
         let server = (self.md1.map(service).map(Service::Fixed))
             .or_else(|| self.mm1.map(service).map(Service::Exponential))
             .map(|service| SingleServer::new(service, self.seed));
@@ -155,21 +157,12 @@ impl ServeArgs {
     }
 }
 
-/// Requests a second: a number above 0, or one per unit of time (`600/m`).
-fn parse_rate(text: &str) -> Result<f64, String> {
-    let (number, unit) = text.split_once('/').unwrap_or((text, "s"));
-    let seconds = match unit {
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("unknown unit {unit:?}: write s, m or h, as in 600/m")),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if (1e-3..=1e9).contains(&(number / seconds)) => Ok(number / seconds),
-        Ok(_) => Err("write a rate between 0.001 and 1e9 a second, as in 1000 or 600/m".to_owned()),
-        Err(_) => Err("not a number: write a rate as in 1000 or 600/m".to_owned()),
-    }
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse().map(Span::duration)
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    Span::above_zero(text).map(Span::duration)
 }
 
 fn parse_bucket(text: &str) -> Result<Bucket, String> {
@@ -182,7 +175,7 @@ fn parse_bucket(text: &str) -> Result<Bucket, String> {
     };
     match burst.parse() {
         Ok(burst) if (1..=1_000_000_000).contains(&burst) => {
-            Ok(Bucket { rate: parse_rate(rate)?, burst, reject })
+            Ok(Bucket { rate: rate.parse::<Rate>().map_err(|e| e.to_string())?.per_second(), burst, reject })
         }
         _ => Err(format!("the burst is a whole number from 1 to 1000000000: {form}")),
     }
@@ -517,11 +510,13 @@ mod tests {
 
     #[test]
     fn rates_and_buckets_are_read() {
-        assert_eq!(parse_rate("1000"), Ok(1000.0));
-        assert_eq!(parse_rate("0.5"), Ok(0.5));
-        assert_eq!(parse_rate("600/m"), Ok(10.0));
+        let rate = |text: &str| text.parse().map(Rate::per_second);
+        assert_eq!(rate("1000"), Ok(1000.0));
+        assert_eq!((rate("2k"), rate("1.5e3")), (Ok(2000.0), Ok(1500.0)));
+        assert_eq!(rate("0.5"), Ok(0.5));
+        assert_eq!(rate("600/m"), Ok(10.0));
         for wrong in ["0", "-1", "nan", "inf", "", "fast", "10/y", "1e12"] {
-            assert!(parse_rate(wrong).is_err(), "{wrong:?} passed");
+            assert!(rate(wrong).is_err(), "{wrong:?} passed");
         }
         assert_eq!(parse_bucket("1000,10"), Ok(Bucket { rate: 1000.0, burst: 10, reject: false }));
         assert_eq!(parse_bucket("1000,1,reject"), Ok(Bucket { rate: 1000.0, burst: 1, reject: true }));
