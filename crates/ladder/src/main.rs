@@ -22,6 +22,7 @@ mod names;
 mod patch;
 mod record;
 mod server;
+mod slow_link;
 mod story;
 mod table;
 mod timeline;
@@ -56,6 +57,8 @@ enum Command {
     Compare(compare::Options),
     /// CPU, echoes per second, round trips and memory of all echo servers, in interleaved rounds
     Bench(bench::Options),
+    /// Who loses what, and how old the echoes are, behind a link whose sends block
+    SlowLink(slow_link::Options),
     /// The jokes server's acts under a crowd that comes at once; fails when their order is not the story's
     Acts(acts::Options),
     /// A copy of a program with its page's change, built, and the check that shows the fault; fails when none shows
@@ -94,6 +97,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Acts(options) => return acts::run(&checkout, options),
         Command::Break(options) => return breaks::run(&checkout, options),
         Command::Bench(options) => return bench::run(&checkout, options),
+        Command::SlowLink(options) => return slow_link::run(&checkout, options),
         Command::Check(options) => return check::run(&checkout, options),
         Command::Docs(options) => return docs::run(&checkout, options),
         Command::Compare(options) => return compare::run(&checkout, options),

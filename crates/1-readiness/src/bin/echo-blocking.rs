@@ -1,11 +1,11 @@
 //! echo-blocking: a UDP echo that waits nowhere but in its calls: receive, then send.
 //!
-//! New here: the service itself; a flip-flop, which is deaf while it sends.
+//! New here: the service itself; a flip-flop, which receives or sends, and sleeps in both.
 //! Run:      cargo run --bin echo-blocking
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-blocking    (or: strace target/debug/echo-blocking)
 //! Expect:   recvfrom, sendto for one datagram; 128 for a burst of 64
-//! Still wrong: while a send waits, nobody receives (next: echo-select).
+//! Still wrong: while it sleeps in one call, it can do nothing else (next: echo-select).
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};

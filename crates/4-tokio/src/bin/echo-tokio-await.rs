@@ -6,7 +6,7 @@
 //! Watch:    cargo ladder trace echo-tokio-await    (or: strace -f target/debug/echo-tokio-await)
 //! Expect:   epoll_wait, recvfrom, sendto, recvfrom = EAGAIN, epoll_wait (writable) for one datagram;
 //!           132 for a burst of 64
-//! Still wrong: while a send waits, this loop receives nothing (next: echo-tokio-ready).
+//! Still wrong: while a send waits, the loop does nothing else, and cannot choose what to drop (next: echo-tokio-ready).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
