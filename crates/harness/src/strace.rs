@@ -259,6 +259,10 @@ impl Parser {
             .chain(&self.unfinished)
             .filter_map(|(&pid, (begun, text))| {
                 let mut call = call(pid, &format!("{text}) = ?"))?;
+                if let Some(cut) = self.restarted.get(&pid).filter(|_| call.name == "restart_syscall") {
+                    call.name.clone_from(&cut.name);
+                    call.args.clone_from(&cut.args);
+                }
                 call.begun = *begun;
                 call.raw = text.clone();
                 Some(call)
@@ -606,6 +610,12 @@ mod tests {
         assert_eq!((recording.events.len(), recording.senseless), (1, 0));
         let begun = super::read(b"10 epoll_wait(4, ");
         assert!(matches!(&begun.open[..], [call] if call.name == "epoll_wait" && call.args == ["4"]));
+        let stopped = super::read(
+            b"10 poll([{fd=3, events=POLLIN}], 1, -1) = ? ERESTART_RESTARTBLOCK (Interrupted by signal)\n\
+              10 --- SIGCONT {si_signo=SIGCONT} ---\n\
+              10 restart_syscall(<... resuming interrupted poll ...>",
+        );
+        assert!(matches!(&stopped.open[..], [call] if call.name == "poll" && call.args.len() == 3));
         let whole = super::read(b"10 close(4) = 0");
         assert!(matches!(&whole.events[..], [Event::Call(call)] if call.value == Some(0)));
         assert!(whole.open.is_empty(), "only the newline is missing");

@@ -16,8 +16,10 @@ use crate::checkout::Checkout;
 use crate::counts::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::names::pattern;
+use crate::pictures::{self, Pictures};
+use crate::region::region;
 use crate::server;
-use crate::{acts, breaks, claims, compare, diff, list, trace};
+use crate::{acts, breaks, claims, compare, diff, list, timeline, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -29,26 +31,45 @@ pub struct Options {
     pub pages: Vec<PathBuf>,
 }
 
+/// Where the pictures of README.md lie; those of another page lie in `pictures` beside it.
+const PICTURES: &str = "docs/pictures";
+
 /// Runs `ladder docs`: exit code 1 when `--check` finds drift.
 pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
     let pages = pages(checkout, &options.pages)?;
     let mut recorder = Recorder { checkout, rows: None, again: !options.check };
     let mut drifted = Vec::new();
+    let mut pictures = Pictures::default();
     for page in pages {
-        let name = page.strip_prefix(&checkout.root).unwrap_or(&page).display().to_string();
+        let name = pictures::name(&checkout.root, &page);
         let old = fs::read_to_string(&page).context(|| format!("read {name}"))?;
-        let to_root = if name.contains('/') { "../" } else { "" };
-        let new = rewrite(&old, |block| recorder.record(block, to_root))
+        let mut drawn = Pictures::default();
+        let new = rewrite(&old, |block| recorder.record(block, &page, &mut drawn))
             .map_err(|failure| Failure::Failed(format!("{name}: {failure}")))?;
-        if new == old {
-            continue;
-        }
         if options.check {
-            print(&diff::unified(&name, &format!("{name} (recorded now)"), &old, &new));
-            drifted.push(name);
+            if new != old {
+                print(&diff::unified(&name, &format!("{name} (recorded now)"), &old, &new));
+            }
+            if drawn.differ(&checkout.root) || new != old {
+                drifted.push(name);
+            }
         } else {
-            fs::write(&page, new).context(|| format!("write {name}"))?;
-            note(&format!("ladder: {name} recorded anew"));
+            if new != old {
+                fs::write(&page, new).context(|| format!("write {name}"))?;
+                note(&format!("ladder: {name} recorded anew"));
+            }
+            drawn.write(&checkout.root)?;
+        }
+        pictures.append(drawn)?;
+    }
+    // Only whoever has seen all pages knows that nobody shows a picture.
+    if options.pages.is_empty() {
+        let orphans = pictures.orphans(&checkout.root.join(PICTURES));
+        for orphan in &orphans {
+            note(&format!("ladder: no page shows {}: remove it", pictures::name(&checkout.root, orphan)));
+        }
+        if !orphans.is_empty() {
+            return Ok(ExitCode::from(1));
         }
     }
     if drifted.is_empty() {
@@ -141,6 +162,14 @@ struct TraceWords {
     options: trace::Options,
 }
 
+/// The same for `timeline`.
+#[derive(Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct TimelineWords {
+    #[command(flatten)]
+    options: timeline::Options,
+}
+
 /// The same for `compare`.
 #[derive(Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
@@ -174,7 +203,8 @@ struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn record(&mut self, block: &Block, to_root: &str) -> Result<String> {
+    /// What stands in the block. `page` is the page's file; files that the block draws go into `drawn`.
+    fn record(&mut self, block: &Block, page: &Path, drawn: &mut Pictures) -> Result<String> {
         match block.kind.as_str() {
             "trace" => {
                 let options = words::<TraceWords>(&block.args)?.options;
@@ -186,6 +216,7 @@ impl Recorder<'_> {
                 let options = words::<TraceWords>(&args)?.options;
                 self.transcript(&format!("cargo ladder trace {}", command_line(&args)), &options)
             }
+            "timeline" => self.picture(block, page, drawn),
             "run" => self.output(block),
             "region" => self.region(block),
             "file" => match &block.args[..] {
@@ -201,6 +232,7 @@ impl Recorder<'_> {
             },
             "list" => {
                 let checkout = self.checkout;
+                let to_root = if page.parent() == Some(&checkout.root) { "" } else { "../" };
                 let rows = self.rows()?;
                 Ok(format!("\n{}\n", list::ladder_table(checkout, rows, to_root)))
             }
@@ -232,10 +264,32 @@ impl Recorder<'_> {
                 Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
             }
             _ => failed(format!(
-                "`{}` is none of trace, run, strace, region, file, break, list, compare, acts, diff, end",
+                "`{}` is none of trace, timeline, run, strace, region, file, break, list, compare, acts, diff, end",
                 block.whole
             )),
         }
+    }
+
+    /// A picture: `timeline FILE ALT ARGS`. The sentence ALT says what happens in it, to those who cannot see it.
+    fn picture(&self, block: &Block, page: &Path, drawn: &mut Pictures) -> Result<String> {
+        let [file, alt, args @ ..] = &block.args[..] else {
+            return failed(
+                "`timeline` takes the name of a file, a sentence that says what happens, and what to record",
+            );
+        };
+        if !file.ends_with(".svg") || file.contains('/') {
+            return failed(format!("{file:?} is no name of a picture, such as 16-edge.svg"));
+        }
+        let options = words::<TimelineWords>(args)?.options;
+        let picture =
+            self.twice(|| Ok(timeline::draw(self.checkout, self.checkout.profile, &options)?.svg()))?;
+        let (folder, link) = match page.parent() {
+            Some(folder) if folder != self.checkout.root => (folder.join("pictures"), "pictures"),
+            _ => (self.checkout.root.join(PICTURES), PICTURES),
+        };
+        drawn.add(folder.join(file), picture)?;
+        let alt = alt.replace('[', "(").replace(']', ")");
+        Ok(format!("![{alt}]({link}/{file})\n\nDrawn by `cargo ladder timeline {}`.\n", command_line(args)))
     }
 
     fn transcript(&self, command: &str, options: &trace::Options) -> Result<String> {
@@ -277,34 +331,14 @@ impl Recorder<'_> {
             return failed("`region` takes a path, from the top of the checkout, and a name");
         };
         let text = fs::read_to_string(self.checkout.root.join(path)).context(|| format!("read {path}"))?;
-        let is_edge = |line: &str, edge: &str| {
-            line.trim().strip_prefix("// ").and_then(|line| line.strip_prefix(edge)) == Some(name.as_str())
-        };
-        let mut lines = text.lines();
-        if !lines.any(|line| is_edge(line, "region: ")) {
-            return failed(format!("{path} has no line `// region: {name}`"));
-        }
-        let mut inside: Vec<&str> = Vec::new();
-        loop {
-            match lines.next() {
-                Some(line) if is_edge(line, "endregion: ") => break,
-                // Regions may lie within each other; their edges are no code.
-                Some(line) if line.trim().starts_with("// region: ") => {}
-                Some(line) if line.trim().starts_with("// endregion: ") => {}
-                Some(line) => inside.push(line),
-                None => return failed(format!("{path} has no line `// endregion: {name}`")),
-            }
-        }
-        let indent = |line: &&str| line.len() - line.trim_start().len();
-        let margin = inside.iter().filter(|line| !line.trim().is_empty()).map(indent).min().unwrap_or(0);
-        let code: Vec<&str> = inside.iter().map(|line| line.get(margin..).unwrap_or("")).collect();
+        let code = region(path, &text, name)?;
         let language = match Path::new(path).extension().and_then(|extension| extension.to_str()) {
             Some("rs") => "rust",
             Some("toml") => "toml",
             Some("sh") | None => "sh",
             Some(_) => "text",
         };
-        Ok(fenced(language, code.join("\n").trim_matches('\n')))
+        Ok(fenced(language, &code))
     }
 
     /// Records twice when writing: a block that differs at once would differ in CI.

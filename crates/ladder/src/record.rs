@@ -73,7 +73,7 @@ impl Options {
     /// What is recorded, as a heading.
     pub fn title(&self) -> String {
         match &self.from {
-            Some(file) => file.display().to_string(),
+            Some(file) => file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
             None => self.program.iter().chain(&self.command).cloned().collect::<Vec<_>>().join(" "),
         }
     }
@@ -136,8 +136,15 @@ pub fn record(
         (false, Some(_)) => SOON,
         (false, None) => LATE,
     };
-    let launch =
-        Launch { traced: true, times: raw || times, args, alone: options.alone, binary, ..Launch::default() };
+    let launch = Launch {
+        traced: true,
+        times: raw || times,
+        durations: times,
+        args,
+        alone: options.alone,
+        binary,
+        ..Launch::default()
+    };
     let mut server = server::start(checkout, profile, &target, &launch)?;
     if options.alone {
         let ended = server.finish()?;

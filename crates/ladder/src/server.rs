@@ -85,6 +85,8 @@ pub struct Launch {
     pub traced: bool,
     /// Let strace write the time of day.
     pub times: bool,
+    /// Let strace write how long each call took.
+    pub durations: bool,
     /// Start this file in place of the program's binary.
     pub binary: Option<PathBuf>,
     /// Pin it to this core.
@@ -120,8 +122,10 @@ pub fn start(checkout: &Checkout, profile: Profile, target: &Target, launch: &La
     };
     command = command.named(target.name());
     if launch.traced {
-        let times: &[&str] = if launch.times { &["-tt"] } else { &[] };
-        command = command.traced([&["-s", "80"], times].concat());
+        let times = if launch.times { "-tt" } else { "" };
+        let durations = if launch.durations { "-T" } else { "" };
+        let wanted = ["-s", "80", times, durations].into_iter().filter(|option| !option.is_empty());
+        command = command.traced(wanted);
     }
     if let Some(core) = launch.core {
         command = command.on_core(core);

@@ -102,6 +102,14 @@ pub enum What {
 }
 
 impl Line {
+    /// When it began, if strace wrote the time.
+    pub fn begun_micros(&self) -> Option<u64> {
+        match &self.what {
+            What::Call { call, .. } | What::Mark { call, .. } | What::Open { call, .. } => call.begun.micros,
+            What::Client(_) | What::Other(_) | What::Raw(_) => None,
+        }
+    }
+
     /// The line as a transcript shows it, without its thread.
     pub fn text(&self) -> String {
         match &self.what {
@@ -226,15 +234,18 @@ fn beginning(events: &[Event], notes: &[Note], scope: Scope) -> usize {
             // What the loader and the interpreter do first is no part of the story.
             let starts = |event: &Event| match event {
                 Event::Call(call) => {
-                    call.mark().is_some() || call.waits() || is_set_up(call) && call.name != "fcntl"
+                    let prepares =
+                        matches!(call.name.as_str(), "fcntl" | "openat" | "rt_sigaction" | "ioctl");
+                    call.mark().is_some() || call.waits() || is_set_up(call) && !prepares
                 }
                 _ => false,
             };
-            match events.first() {
-                Some(Event::Call(call)) if call.name == "execve" => {
-                    events.iter().position(starts).unwrap_or(0)
-                }
-                _ => 0,
+            let executes = |event: &Event| {
+                event.pid() == events[0].pid() && matches!(event, Event::Call(call) if call.name == "execve")
+            };
+            match events.iter().rposition(executes) {
+                Some(last) => events[last..].iter().position(starts).map_or(last, |first| last + first),
+                None => 0,
             }
         }
         _ => notes.first().map_or(0, |note| note.at),

@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use echo_service::demo::Demo;
 use futures::future::join;
 use mini_runtime::{JoinHandle, Runtime, Step, spawn_named, timeout, yield_now};
@@ -30,16 +31,32 @@ const NAP: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
-struct NoFlags {}
+struct Flags {
+    /// Which parts to show; all of them when none is named
+    #[arg(value_name = "PART")]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    AgainAndAgain,
+    Coalesced,
+    Forgotten,
+    Replaced,
+    Spurious,
+}
 
 fn main() -> ExitCode {
     let about = "Polls futures written by hand, and shows why each poll happened, or why none did";
-    let (demo, NoFlags {}) = Demo::parse(env!("CARGO_BIN_NAME"), about);
+    let (demo, Flags { mut parts }) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), about);
+    if parts.is_empty() {
+        parts = Part::value_variants().to_vec();
+    }
     let stage = Arc::new(Stage { demo, tasks: Mutex::default() });
     stage.demo.greet("a future is polled when somebody has called its waker, and only then");
     let observer = Arc::clone(&stage);
     let outcome = Runtime::with_observer(move |step| observer.note(step))
-        .and_then(|runtime| runtime.block_on(run(&stage)));
+        .and_then(|runtime| runtime.block_on(run(&stage, &parts)));
     if let Err(error) = outcome {
         stage.demo.fail_of("the runtime cannot wait", &error);
     }
@@ -49,12 +66,16 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn run(stage: &Arc<Stage>) {
-    again_and_again(stage).await;
-    coalesced(stage).await;
-    forgotten(stage).await;
-    replaced(stage).await;
-    spurious(stage).await;
+async fn run(stage: &Arc<Stage>, parts: &[Part]) {
+    for part in parts {
+        match part {
+            Part::AgainAndAgain => again_and_again(stage).await,
+            Part::Coalesced => coalesced(stage).await,
+            Part::Forgotten => forgotten(stage).await,
+            Part::Replaced => replaced(stage).await,
+            Part::Spurious => spurious(stage).await,
+        }
+    }
 }
 
 // region: countdown

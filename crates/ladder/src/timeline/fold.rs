@@ -100,9 +100,10 @@ fn close(run: &mut Vec<Item>, folded: &mut Vec<Item>) {
         return;
     }
     let count: usize = run.iter().map(|item| item.count).sum();
+    let lines = run.iter().flat_map(|item| item.lines.iter().copied()).collect();
     let mut items = run.drain(..);
     let (Some(first), Some(last)) = (items.next(), items.next_back()) else { return };
-    let mut one = Item { count, waiting: last.waiting, ..first };
+    let mut one = Item { count, lines, waiting: last.waiting, ..first };
     if let (Event::Call(shown), Event::Call(last)) = (&mut one.event, &last.event) {
         shown.label = match (&shown.payload, &last.payload) {
             (Some(first), Some(last)) if first != last => {
@@ -141,12 +142,10 @@ fn groups<K: Hash + Eq>(items: Vec<Item>, key: impl Fn(&Item) -> Option<K>) -> V
         });
         let polls = polls.collect();
         let hidden = &items[at + length..at + length * times];
-        let (Some(next), Some(last)) = (hidden.first(), hidden.last()) else { break };
-        let count = hidden.iter().map(|item| item.count).sum();
         let again = Event::Again { rows: rows(group), times: times - 1, polls };
-        let again = Item { event: again, count, waiting: last.waiting.clone(), ..next.clone() };
+        let again = standing_for(hidden, again);
         folded.extend_from_slice(group);
-        folded.push(again);
+        folded.extend(again);
         at += length * times;
     }
     folded
@@ -185,13 +184,22 @@ fn repetition(items: &[Item], ids: &[usize], at: usize) -> Option<(usize, usize)
 fn without_middle(mut items: Vec<Item>) -> Vec<Item> {
     let last = items.split_off(at_row(&items, rows(&items) - LAST));
     let middle = items.split_off(at_row(&items, ROWS - LAST - 1));
-    if let (Some(next), Some(before_last)) = (middle.first().cloned(), middle.last()) {
-        let count = middle.iter().map(|item| item.count).sum();
-        let waiting = before_last.waiting.clone();
-        items.push(Item { event: Event::Hidden(middle), count, waiting, ..next });
-    }
+    items.extend(standing_for(&middle, Event::Hidden(middle.clone())));
     items.extend(last);
     items
+}
+
+/// One item in place of several.
+fn standing_for(hidden: &[Item], event: Event) -> Option<Item> {
+    let (first, last) = (hidden.first()?, hidden.last()?);
+    Some(Item {
+        event,
+        thread: first.thread,
+        lines: hidden.iter().flat_map(|item| item.lines.iter().copied()).collect(),
+        count: hidden.iter().map(|item| item.count).sum(),
+        waiting: last.waiting.clone(),
+        micros: first.micros,
+    })
 }
 
 /// Index of the item that takes the row of this number, from 0.

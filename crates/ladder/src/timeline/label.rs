@@ -153,6 +153,7 @@ pub fn label(call: &Call, rendered: &Rendered) -> String {
             true => format!("futex wait{}", if timed_out(call) { ", timed out" } else { "" }),
             false => format!("futex wake = {value}"),
         },
+        _ if name.ends_with("nanosleep") => short.to_string(),
         _ if makes(name) && failed.is_empty() => format!("{short} = {value}"),
         _ => {
             let value = value.trim_start_matches("-1 ");
@@ -162,6 +163,18 @@ pub fn label(call: &Call, rendered: &Rendered) -> String {
     words + &failed
 }
 
+/// Whether a call that does not return sleeps, as far as its name tells.
+pub fn may_sleep(call: &Call, rendered: &Rendered) -> bool {
+    call.waits()
+        || call.receives()
+        || waits_for_a_thread(call)
+        || rendered.name.ends_with("nanosleep")
+        || matches!(
+            rendered.name.as_str(),
+            "read" | "readv" | "accept4" | "wait4" | "waitid" | "pause" | "io_uring_enter"
+        )
+}
+
 /// The words for a call that has not returned.
 pub fn open_label(call: &Call, rendered: &Rendered) -> String {
     let fd = rendered.args.first().map_or("", String::as_str);
@@ -169,11 +182,11 @@ pub fn open_label(call: &Call, rendered: &Rendered) -> String {
     match call {
         _ if call.waits() => format!("asleep in {short}"),
         _ if waits_for_a_thread(call) => "asleep in futex: waits for a thread".into(),
-        _ if rendered.name.ends_with("nanosleep") || fd.is_empty() => format!("asleep in {short}"),
-        _ if call.receives() || matches!(rendered.name.as_str(), "read" | "readv" | "accept4") => {
-            format!("asleep in {short} on {fd}")
+        _ if rendered.name.ends_with("nanosleep") => format!("asleep in {short}"),
+        _ if may_sleep(call, rendered) => {
+            format!("asleep in {short} on {fd}").trim_end_matches(" on ").to_string()
         }
-        _ => format!("in {short}, which has not returned"),
+        _ => format!("in {short}"),
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Layout {
     pub bars: Vec<Bar>,
     /// Wakes.
     pub arrows: Vec<Arrow>,
+    /// By row, the lines of the story that it stands for.
+    pub lines: Vec<Vec<usize>>,
 }
 
 /// A poll: the rows beside which it stands.
@@ -46,7 +48,9 @@ pub struct Arrow {
 impl Layout {
     /// Lays out the folded items of a timeline.
     pub fn of(timeline: &Timeline, items: Vec<Item>) -> Self {
-        let mut layout = Layout { rows: Vec::new(), bars: Vec::new(), arrows: Vec::new() };
+        let mut layout = Layout { rows: Vec::new(), bars: Vec::new(), arrows: Vec::new(), lines: Vec::new() };
+        // Of polls that begin beside the next row.
+        let mut beginning: Vec<usize> = Vec::new();
         // By task: the bars that are open, and the wakes that no poll has followed yet.
         let mut open: Vec<Vec<Bar>> = vec![Vec::new(); timeline.tasks.len()];
         let mut woken: Vec<Vec<usize>> = vec![Vec::new(); timeline.tasks.len()];
@@ -99,8 +103,17 @@ impl Layout {
                 _ => {}
             }
             if takes_row(&item) {
+                let lines = beginning.drain(..).chain(item.lines.iter().copied());
+                layout.lines.push(lines.collect());
                 layout.rows.push(item);
+            } else if let (Event::Polled(..), Some(last)) = (&item.event, layout.lines.last_mut()) {
+                last.extend(&item.lines);
+            } else {
+                beginning.extend(&item.lines);
             }
+        }
+        if let Some(last) = layout.lines.last_mut() {
+            last.append(&mut beginning);
         }
         let last = layout.rows.len().saturating_sub(1);
         for bar in open.into_iter().flatten() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use harness::strace::{Call, Moment};
+use harness::strace::Call;
 
 use super::label::{self, Kind};
 use crate::names::Rendered;
@@ -15,14 +15,14 @@ pub struct Item {
     pub event: Event,
     /// The thread that did it; an index into [`Timeline::threads`].
     pub thread: usize,
-    /// Index of its line in the story; of the first, if there are several.
-    pub line: usize,
+    /// Indices of its lines in the story.
+    pub lines: Vec<usize>,
     /// How many neighbours it stands for.
     pub count: usize,
     /// Datagrams that wait in each socket afterwards, by index into [`Timeline::sockets`].
     pub waiting: Vec<usize>,
-    /// When it stood there, if strace wrote the time: in microseconds.
-    pub micros: Option<u64>,
+    /// When it began and when it ended, if strace wrote the times: in microseconds.
+    pub micros: Option<(u64, u64)>,
 }
 
 /// What happened.
@@ -137,7 +137,7 @@ impl Timeline {
         let mut client_did = HashMap::new();
         let mut in_poll = vec![0_usize; tasks.len()];
         let mut clients = 0;
-        for (line, moment) in order {
+        for line in order {
             let Line { thread, what } = &story.lines[line];
             let slept = client_did.insert(thread.clone(), clients).is_some_and(|before| before < clients);
             let mut event = match what {
@@ -183,19 +183,27 @@ impl Timeline {
             {
                 shown.label = format!("{thread}: {}", shown.label);
             }
+            let micros = match what {
+                What::Call { call, .. } | What::Mark { call, .. } | What::Open { call, .. } => {
+                    let returned = call.returned.and_then(|returned| returned.micros);
+                    call.begun.micros.map(|begun| (begun, returned.unwrap_or(begun)))
+                }
+                _ => None,
+            };
             let item = Item {
                 event,
                 thread: column,
-                line,
+                lines: vec![line],
                 count: 1,
                 waiting: buffers.waiting.clone(),
-                micros: moment.and_then(|moment| moment.micros),
+                micros,
             };
             match items.last_mut() {
                 // A poll in which nothing happens.
                 Some(last) if is_end_of(&item.event, &last.event) => {
                     let Event::Polled(task, end) = item.event else { continue };
                     last.event = Event::Empty(task, end);
+                    last.lines.push(line);
                 }
                 _ => items.push(item),
             }
@@ -213,47 +221,46 @@ fn is_end_of(end: &Event, begin: &Event) -> bool {
 }
 
 fn boxed(call: &Call, rendered: &Rendered, slept: bool) -> CallBox {
-    let kind = label::kind(call, rendered, slept);
-    let words = match call.returned.is_none() && call.value.is_none() && call.errno.is_none() {
-        true => format!("{}, and never returns", rendered.name),
-        false => label::label(call, rendered),
+    let (kind, words, says) = if call.returned.is_none() {
+        let kind = if label::may_sleep(call, rendered) { Kind::Sleep } else { Kind::Call };
+        let words = format!("{}, and ends there", label::open_label(call, rendered));
+        (kind, words, "The thread ends while it is in this call.".to_string())
+    } else {
+        let kind = label::kind(call, rendered, slept);
+        (kind, label::label(call, rendered), label::explain(kind, call, rendered))
     };
     CallBox {
         kind,
-        receives: label::receives(call, rendered) && call.errno.is_none(),
+        receives: label::receives(call, rendered) && call.errno.is_none() && call.returned.is_some(),
         name: rendered.name.clone(),
         on: rendered.args.first().cloned().unwrap_or_default(),
         label: words,
         payload: label::payload(&rendered.args),
-        says: label::explain(kind, call, rendered),
+        says,
     }
 }
 
-/// The lines of a story so that no effect stands above its cause: waits and receives where they returned, sends and
-/// wakes where they began. With each its moment.
-fn causes_first(lines: &[Line]) -> Vec<(usize, Option<Moment>)> {
+/// The lines of a story, by index, so that no effect stands above its cause: waits and receives where they returned,
+/// sends and wakes where they began.
+fn causes_first(lines: &[Line]) -> Vec<usize> {
     let mut last = 0;
-    let mut order: Vec<(Place, Option<Moment>)> = Vec::with_capacity(lines.len());
+    let mut order: Vec<Place> = Vec::with_capacity(lines.len());
     for (index, line) in lines.iter().enumerate() {
-        let (place, moment) = match &line.what {
+        order.push(match &line.what {
             What::Call { call, .. } | What::Mark { call, .. } => {
                 last = call.returned.map_or(last, |returned| last.max(returned.line));
                 match call.returned {
-                    Some(returned) if !label::stands_at_its_beginning(call) => {
-                        (returned.line, Some(returned))
-                    }
-                    Some(_) => (call.begun.line, Some(call.begun)),
-                    None => (last, Some(call.begun)),
+                    Some(returned) if !label::stands_at_its_beginning(call) => (returned.line, 0, index),
+                    Some(_) => (call.begun.line, 0, index),
+                    None => (last, 1, index),
                 }
             }
-            What::Open { call, .. } => (usize::MAX, Some(call.begun)),
-            What::Client(_) | What::Other(_) | What::Raw(_) => (last, None),
-        };
-        let behind = usize::from(moment.is_none());
-        order.push(((place, behind, index), moment));
+            What::Open { .. } => (usize::MAX, 0, index),
+            What::Client(_) | What::Other(_) | What::Raw(_) => (last, 1, index),
+        });
     }
-    order.sort_by_key(|(place, _)| *place);
-    order.into_iter().map(|((_, _, index), moment)| (index, moment)).collect()
+    order.sort_unstable();
+    order.into_iter().map(|(.., index)| index).collect()
 }
 
 /// Names of the tasks that have a column: those of which a poll is seen, and an end.

@@ -1,10 +1,10 @@
 //! A timeline as a picture: static, 480 pixels wide, one element a line, in light and in dark.
 
-use super::cut;
 use super::label::Kind;
 use super::layout::Layout;
 use super::model::{CallBox, Event, Item, Timeline};
 use super::text::{again, end_words, short, times};
+use super::{SIGNATURE, cut};
 
 /// Width of the picture: as wide as a phone shows without shrinking the letters below what can be read.
 const WIDTH: usize = 480;
@@ -59,9 +59,12 @@ impl Columns {
     }
 }
 
-/// Draws. `desc` is the sentence that stands for the picture where it cannot be seen; `clickable` adds, for each row, an
-/// element that a script may listen to.
-pub fn draw(timeline: &Timeline, layout: &Layout, desc: &str, clickable: bool) -> String {
+/// What is said of a row, and the region of the source that it comes from.
+pub type Notes<'a> = &'a dyn Fn(usize) -> (String, Option<&'static str>);
+
+/// Draws. `desc` is the sentence that stands for the picture where it cannot be seen. With notes each row has an element
+/// that shows them, and that a script may listen to.
+pub fn draw(timeline: &Timeline, layout: &Layout, desc: &str, notes: Option<Notes>) -> String {
     let columns = Columns::of(timeline);
     let bottom = TOP + layout.rows.len() * ROW;
     let height = bottom + 58;
@@ -71,6 +74,7 @@ pub fn draw(timeline: &Timeline, layout: &Layout, desc: &str, clickable: bool) -
     ));
     out.line(format_args!("<title>{}</title>", escaped(&timeline.title)));
     out.line(format_args!("<desc>{}</desc>", escaped(desc)));
+    out.line(format_args!("{SIGNATURE}"));
     out.line(format_args!("<style>\n{}</style>", STYLE));
     out.line(format_args!(concat!(
         "<defs>\n",
@@ -111,13 +115,14 @@ pub fn draw(timeline: &Timeline, layout: &Layout, desc: &str, clickable: bool) -
         draw_item(&mut out, timeline, &columns, item, y);
     }
     arrows(&mut out, timeline, layout, &columns);
-    if clickable {
-        for row in 0..layout.rows.len() {
-            let y = TOP + row * ROW - 2;
-            out.line(format_args!(
-                r#"<rect class="row" data-row="{row}" x="2" y="{y}" width="476" height="{ROW}"/>"#
-            ));
-        }
+    for row in 0..layout.rows.len() {
+        let Some((says, region)) = notes.map(|notes| notes(row)) else { break };
+        let y = TOP + row * ROW - 2;
+        let region = region.map_or_else(String::new, |region| format!(r#" data-source="{region}""#));
+        out.line(format_args!(
+            r#"<rect class="row" data-row="{row}"{region} x="2" y="{y}" width="476" height="{ROW}"><title>{}</title></rect>"#,
+            escaped(&says)
+        ));
     }
     legend(&mut out, timeline, layout, bottom + 18);
     out.line(format_args!("</svg>"));
