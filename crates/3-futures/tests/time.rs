@@ -7,14 +7,14 @@ mod util;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use harness::Launch;
+use harness::demo::must;
 use mini_runtime::{
     Elapsed, Runtime, Step, interval, sleep, sleep_until, spawn, spawn_named, timeout, yield_now,
 };
@@ -262,22 +262,16 @@ fn a_stop_makes_no_burst() {
         return;
     }
     within_deadline(|| {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["a_stop_makes_no_burst", "--exact", "--nocapture", "--test-threads=1"])
-            .env("TICKER", "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        assert!(lines.any(|line| line.ends_with("ready")), "the ticker has not started");
-        let signal = |name: &str| {
-            assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-        };
-        signal("-STOP");
+        let this = std::env::current_exe().unwrap();
+        let args = ["a_stop_makes_no_burst", "--exact", "--nocapture", "--test-threads=1"];
+        let mut child = must(Launch::new(this.display()).args(args).env("TICKER", "1").start());
+        must(child.line_with("ready"));
+        must(child.freeze());
         thread::sleep(Duration::from_secs(2));
-        signal("-CONT");
-        let rest: Vec<_> = lines.collect();
-        assert!(child.wait().unwrap().success(), "{rest:?}");
+        must(child.thaw());
+        let ended = must(child.finish());
+        must(ended.expect_code(0));
+        let rest: Vec<&str> = ended.stdout.lines().skip_while(|line| !line.ends_with("ready")).collect();
         let number = |name: &str| -> usize {
             let line =
                 rest.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{rest:?}"));

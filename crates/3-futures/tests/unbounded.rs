@@ -5,13 +5,12 @@
 
 mod util;
 
-use std::io::{BufRead, BufReader};
-use std::net::UdpSocket as StdSocket;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use harness::demo::must;
+use harness::{Launch, Process};
 use mini_runtime::net::UdpSocket;
 use mini_runtime::{Runtime, sleep, spawn};
 use util::{DEADLINE, within_deadline};
@@ -24,29 +23,27 @@ const DATAGRAMS: usize = 10_000;
 const BOUND: usize = 64;
 
 /// Starts the server, which takes datagrams without a bound or up to one.
-fn start(bound: usize) -> (Child, StdSocket) {
-    let mut server = Command::new("sh")
-        .args(["-c", &format!("ulimit -v {LIMIT} && exec \"$0\" \"$@\"")])
-        .arg(std::env::current_exe().unwrap())
-        .args(["serve", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-        .env("BOUND", bound.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address = lines.find_map(|line| line.split(' ').next_back()?.parse().ok());
+fn start(bound: usize) -> (Process, StdSocket) {
+    let mut server = must(
+        Launch::new(std::env::current_exe().unwrap().display())
+            .args(["serve", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env("BOUND", &bound.to_string())
+            .in_shell(&format!("ulimit -v {LIMIT}"))
+            .start(),
+    );
+    let line = must(server.line_with("listening on "));
+    let address: SocketAddr = line.split(' ').next_back().and_then(|word| word.parse().ok()).unwrap();
     let client = StdSocket::bind("127.0.0.1:0").unwrap();
-    client.connect::<std::net::SocketAddr>(address.expect("the server says where it listens")).unwrap();
+    client.connect(address).unwrap();
     client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     (server, client)
 }
 
 /// Sends datagrams, a few at a time, until the server is dead or says no more; returns how many it has taken.
-fn flood(server: &mut Child, client: &StdSocket, bound: usize) -> usize {
+fn flood(server: &mut Process, client: &StdSocket, bound: usize) -> usize {
     let mut taken = 0;
     let mut heard = Instant::now();
-    while taken < DATAGRAMS && server.try_wait().unwrap().is_none() {
+    while taken < DATAGRAMS && !server.has_exited() {
         // Before the bound it may be slow; behind it, it is to be silent.
         let patience = if taken < bound { DEADLINE / 3 } else { Duration::from_secs(1) };
         if heard.elapsed() > patience {
@@ -73,14 +70,7 @@ fn without_a_bound_it_dies() {
         let (mut server, client) = start(usize::MAX);
         let taken = flood(&mut server, &client, usize::MAX);
         assert!(taken < DATAGRAMS, "{taken} tasks of {BUFFER} bytes fit into {LIMIT} KiB");
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = server.try_wait().unwrap() {
-                break status;
-            }
-            assert!(start.elapsed() < DEADLINE / 2, "it took {taken} datagrams, and still lives");
-            std::thread::yield_now();
-        };
+        let status = must(server.wait());
         assert!(!status.success(), "it died of it: {status}");
         assert!(taken > BOUND, "and not of the first datagram");
     });
@@ -91,9 +81,7 @@ fn with_a_bound_it_lives() {
     within_deadline(|| {
         let (mut server, client) = start(BOUND);
         assert_eq!(flood(&mut server, &client, BOUND), BOUND, "it takes as many as it has places for");
-        assert_eq!(server.try_wait().unwrap(), None, "and lives");
-        server.kill().unwrap();
-        assert_eq!(server.wait().unwrap().signal(), Some(9));
+        assert!(!server.has_exited(), "and lives");
     });
 }
 

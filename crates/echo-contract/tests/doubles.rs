@@ -1,7 +1,7 @@
 //! Each requirement can fail: for each there is a fault that it finds.
 
 use std::collections::BTreeSet;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use echo_contract::{Options, Target, Verdict, check_one, enter_private_network, requirements};
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
 
 /// A server that is broken by nature: it starts a program for each datagram, and has no use for an empty one.
 fn socat(options: &Options) -> Result<(), Failed> {
-    if Command::new("socat").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+    if harness::Launch::new("socat").args(["-V"]).run().is_err() {
         println!("not asked: socat is not installed");
         return Ok(());
     }

@@ -7,13 +7,14 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use harness::demo::must;
+use harness::{eventually, proc};
 use nix::pty::{OpenptyResult, Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use tool::{is_there, ladder, run, server};
+use tool::{Launch, is_there, ladder, run, server};
 
 const RUNGS: [&str; 12] = [
     "echo-blocking",
@@ -203,7 +204,7 @@ fn wrong_usage_is_two_and_says_what_to_do() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let tool = env!("CARGO_BIN_EXE_ladder");
-    let said = run(Command::new("bash").args(["-c", &format!("set -o pipefail; {tool} list | head -1")]));
+    let said = run(Launch::new("bash").args(["-c", &format!("set -o pipefail; {tool} list | head -1")]));
     assert_eq!(said.code, Some(0), "{said:?}");
 }
 
@@ -214,9 +215,7 @@ fn without_strace_the_package_is_named_and_the_rest_works() {
         ladder(&["bench", "--dev", "--rounds", "1", "--duration", "1ms", "--pings", "1", "echo-poll"]).code,
         Some(0)
     );
-    let bare = |args: &[&str]| {
-        run(Command::new(env!("CARGO_BIN_EXE_ladder")).args(args).env("PATH", env!("CARGO_MANIFEST_DIR")))
-    };
+    let bare = |args: &[&str]| run(tool::tool(args).env("PATH", env!("CARGO_MANIFEST_DIR")));
     for args in [&["trace", "echo-poll"][..], &["compare", "echo-poll"], &["list", "--calls"]] {
         let said = bare(args);
         assert_eq!(said.code, Some(1), "{args:?}: {said:?}");
@@ -316,44 +315,29 @@ fn bench_of_a_dev_build_says_that_it_measures_the_release() {
     }
     // No cargo can be started, so that it stops where it would build; unless nothing is left to build.
     let args = ["bench", "--rounds", "1", "--duration", "1ms", "--pings", "1", "echo-blocking"];
-    let said = run(Command::new(tool).args(args).env("CARGO", "/nowhere/cargo"));
+    let said = run(Launch::new(tool).args(args).env("CARGO", "/nowhere/cargo"));
     assert!(said.err.contains("release builds"), "{said:?}");
 }
 
 #[test]
 fn told_to_end_it_takes_its_servers_along() {
-    let mut tool = Command::new(env!("CARGO_BIN_EXE_ladder"))
-        .args(["bench", "--dev", "--rounds", "1000000", "--duration", "10s", "echo-poll"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the tool starts");
-    let children = |name: &str| -> Vec<String> {
-        let ours = format!("/proc/{0}/task/{0}/children", tool.id());
-        let pids = fs::read_to_string(ours).unwrap_or_default();
-        let is_server = |pid: &&str| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        pids.split_ascii_whitespace().filter(is_server).map(str::to_string).collect()
-    };
-    let deadline = Instant::now() + Duration::from_secs(300);
-    let started = loop {
+    let patience = Duration::from_secs(300);
+    let args = ["bench", "--dev", "--rounds", "1000000", "--duration", "10s", "echo-poll"];
+    let tool = must(tool::tool(&args).patience(patience).start());
+    let is_server = |pid: &u32| {
         // The reference takes its turn first.
-        let started = children("echo-blocking");
-        if !started.is_empty() {
-            break started;
-        }
-        assert!(Instant::now() < deadline, "no server was started");
-        thread::sleep(Duration::from_millis(5));
+        proc::status(*pid).is_some_and(|status| status.name == "echo-blocking")
     };
-    kill(Pid::from_raw(tool.id() as i32), Signal::SIGTERM).expect("the tool runs");
-    let status = tool.wait().expect("the tool ends");
-    assert_eq!(status.code(), Some(128 + 15), "{status}");
+    let started = must(eventually("a server is started", patience, || {
+        let started: Vec<u32> = tool.pids().into_iter().filter(is_server).collect();
+        (!started.is_empty()).then_some(started)
+    }));
+    must(tool.signal(Signal::SIGTERM));
+    let ended = must(tool.finish());
+    assert_eq!(ended.code(), Some(128 + 15), "{ended:?}");
     for pid in started {
-        while Path::new(&format!("/proc/{pid}/exe")).exists() {
-            assert!(Instant::now() < deadline, "the server {pid} goes on");
-            thread::sleep(Duration::from_millis(5));
-        }
+        let gone = || matches!(proc::state(pid), None | Some('Z')).then_some(());
+        must(eventually("the server has ended", patience, gone));
     }
 }
 

@@ -4,10 +4,9 @@ mod tool;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::Value;
-use tool::{is_there, ladder, run, server};
+use tool::{Launch, is_there, ladder, run, server};
 
 /// The calls of a transcript, by name, `= EAGAIN` after those that would have blocked.
 fn calls(transcript: &str) -> Vec<String> {
@@ -258,7 +257,7 @@ fn break_makes_the_copy_and_shows_the_fault() {
     };
     let source = fs::read_to_string(path("the changed source:")).expect("the changed source");
     assert!(source.contains("let mut budget = 1;"), "{source}");
-    let help = run(Command::new(path("the changed program:")).arg("--help"));
+    let help = run(Launch::new(path("the changed program:").display()).args(["--help"]));
     assert!(help.code == Some(0) && help.out.contains("echo-poll"), "{help:?}");
 
     let said = ladder(&["break"]);
@@ -291,7 +290,7 @@ fn a_marker_that_makes_no_sense_names_its_line() {
 fn it_works_from_any_folder_of_the_checkout() {
     let tool = env!("CARGO_BIN_EXE_ladder");
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
-    let said = run(Command::new(tool).args(["list", "--echo"]).current_dir(source));
+    let said = run(Launch::new(tool).args(["list", "--echo"]).in_folder(source));
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.out.contains("echo-poll"), "{}", said.out);
 }

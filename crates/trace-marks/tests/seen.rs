@@ -1,15 +1,14 @@
 //! What strace shows of marks. Each test starts itself again under strace, with another role.
 
 use std::env;
-use std::fs;
-use std::path::PathBuf;
 use std::pin::pin;
-use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use futures::executor::block_on;
 use futures::future::{Either, poll_fn, select};
+use harness::demo::must;
+use harness::{Error, Launch, only};
 use trace_marks::{Markable, mark};
 
 /// The role of a process that a test has started.
@@ -21,30 +20,25 @@ fn marks(name: &str, switch: Option<&str>) -> Option<Vec<String>> {
     if env::var_os(ROLE).is_some() {
         return None;
     }
-    let trace: PathBuf = env::temp_dir().join(format!("trace-marks-{name}-{}", std::process::id()));
-    let mut command = Command::new("strace");
-    command.args(["-f", "-q", "-s", "200", "-e", "trace=write", "-o"]).arg(&trace);
-    command.arg(env::current_exe().expect("a test has a path")).args(["--exact", name]);
-    command.env(ROLE, "child").env_remove("TRACE_MARKS").stdout(Stdio::null());
-    if let Some(switch) = switch {
-        command.env("TRACE_MARKS", switch);
-    }
-    match command.status() {
-        Ok(status) => assert!(status.success(), "the marked process ended with {status}"),
-        Err(error) => {
-            eprintln!("not asked: strace cannot be started: {error}");
+    let test = env::current_exe().expect("a test has a path");
+    let launch = Launch::new(test.display()).args(["--exact", name]).env(ROLE, "child");
+    let launch = match switch {
+        Some(switch) => launch.env("TRACE_MARKS", switch),
+        None => launch.prefix(["env", "-u", "TRACE_MARKS"]),
+    };
+    let options = ["-s".into(), "200".into()].into_iter().chain(only(&["write"]));
+    let ended = match launch.traced(options).run() {
+        Err(Error::Unavailable(why)) => {
+            eprintln!("not asked: {why}");
             return None;
         }
-    }
-    let text = fs::read_to_string(&trace).expect("strace writes its file");
-    let _ = fs::remove_file(&trace);
-    // Whatever is written neither to standard output nor to standard error; the error may stand in a line of its own,
-    // where another thread came between.
-    let marks = text
-        .lines()
-        .filter_map(|line| line.split_once("write("))
-        .filter(|(_, call)| !call.starts_with("1,") && !call.starts_with("2,"));
-    Some(marks.filter_map(|(_, call)| call.split('"').nth(1)).map(str::to_owned).collect())
+        ended => must(ended),
+    };
+    must(ended.expect_code(0));
+    // Whatever is written neither to standard output nor to standard error.
+    let marks =
+        ended.calls().filter(|call| !matches!(call.args.first().map(String::as_str), Some("1" | "2")));
+    Some(marks.filter_map(|call| call.args.get(1)?.split('"').nth(1)).map(str::to_owned).collect())
 }
 
 #[test]
