@@ -292,7 +292,7 @@ pub fn spawn<F: Future<Output: 'static> + 'static>(future: F) -> JoinHandle<F::O
     spawn_named("task", future)
 }
 
-/// As [`spawn`], with a name for the [`Observer`].
+/// As [`spawn`], with a name for the [`Observer`](crate::Observer).
 ///
 /// # Panics
 ///

@@ -8,7 +8,9 @@ use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mini_runtime::{JoinHandle, Runtime, sleep, sleep_until, spawn, yield_now};
@@ -103,7 +105,7 @@ fn a_panic_of_the_main_future_strands_nobody() {
 struct Panics;
 
 impl std::task::Wake for Panics {
-    fn wake(self: std::sync::Arc<Self>) {
+    fn wake(self: Arc<Self>) {
         panic!("a foreign waker");
     }
 }
@@ -116,7 +118,7 @@ fn a_waker_that_panics_keeps_no_other_from_being_called() {
         let other = runtime.spawn(async move {
             // Registered first, and so called first.
             let mut foreign = Box::pin(sleep_until(deadline));
-            let waker = Waker::from(std::sync::Arc::new(Panics));
+            let waker = Waker::from(Arc::new(Panics));
             assert!(foreign.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             sleep_until(deadline).await;
         });
@@ -331,4 +333,27 @@ proptest! {
         prop_assert_eq!(&*log.borrow(), &polls);
         prop_assert_eq!(panics, all_panics);
     }
+}
+
+/// The parts that it lends to its thread may be gone before it is.
+#[test]
+fn a_runtime_may_live_as_long_as_its_thread() {
+    thread_local! {
+        static RUNTIME: Runtime = Runtime::new().unwrap();
+    }
+    within_deadline(|| {
+        let dropped = Arc::new(());
+        let held = Arc::clone(&dropped);
+        let thread = thread::spawn(move || {
+            RUNTIME.with(|runtime| {
+                runtime.spawn(async move {
+                    let _held = held;
+                    sleep(Duration::from_secs(3600)).await;
+                });
+                runtime.block_on(yield_now()).unwrap();
+            });
+        });
+        thread.join().unwrap();
+        assert_eq!(Arc::strong_count(&dropped), 1, "its tasks are dropped with it");
+    });
 }

@@ -272,7 +272,7 @@ pub fn parse_count<const MOST: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a duration such as `200ms`, `3s` or `1m`, longer than nothing and at most [`LONGEST`], as clap's
+/// Reads a duration such as `200ms`, `3s` or `1m`, longer than nothing and at most a day, as clap's
 /// `value_parser`.
 ///
 /// # Errors

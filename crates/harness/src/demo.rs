@@ -33,7 +33,7 @@ pub struct Ended {
 
 /// What a step came to; its failure is the test's.
 #[track_caller]
-fn must<T>(result: Result<T>) -> T {
+pub fn must<T>(result: Result<T>) -> T {
     match result {
         Ok(done) => done,
         Err(error) => panic!("{error}"),

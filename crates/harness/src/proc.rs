@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use procfs::process::{Process, Task};
+use procfs::process::{FDTarget, Process, Task};
 
 pub use procfs::process::Status;
 
@@ -57,6 +57,12 @@ pub fn peak_kib(pids: &[u32]) -> u64 {
 /// How many descriptors the process has open.
 pub fn descriptors(pid: u32) -> Option<usize> {
     process(pid)?.fd_count().ok()
+}
+
+/// How many of them are sockets.
+pub fn sockets(pid: u32) -> Option<usize> {
+    let open = process(pid)?.fd().ok()?.flatten();
+    Some(open.filter(|descriptor| matches!(descriptor.target, FDTarget::Socket(_))).count())
 }
 
 /// Whether a UDP socket of the process's network namespace is bound to the port.

@@ -8,10 +8,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use harness::proc;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::*;
@@ -70,15 +70,11 @@ fn two_clients_get_different_jokes() {
 #[test]
 fn summary_without_json_has_the_same_names() {
     let act = ACTS[0];
-    let mut child =
-        Command::new(act.path).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("it starts");
-    let mut stdout = child.stdout.take().expect("a pipe");
-    let mut greeting = [0; 10];
-    stdout.read_exact(&mut greeting).expect("a greeting");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("alive");
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).expect("a summary");
-    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let mut server = must(act.launch(&["127.0.0.1:0"]).start());
+    must(server.await_greeting());
+    let ended = must(server.interrupt());
+    assert_eq!(ended.code(), Some(0));
+    let (_, rest) = ended.stdout.split_once('\n').expect("a summary");
     for name in ["connections", "jokes_sent", "errors"] {
         assert!(rest.contains(name), "no {name} in {rest}");
     }
@@ -155,7 +151,7 @@ fn files_that_cannot_be_served_are_refused_at_the_start() {
             ("/dev/zero", "not a regular file"),
         ] {
             let ended = act.fails(&["--file", file, "127.0.0.1:0"]);
-            assert_eq!(ended.code, Some(1), "{act:?} with {file}: {ended:?}");
+            assert_eq!(ended.code(), Some(1), "{act:?} with {file}: {ended:?}");
             assert!(ended.stdout.is_empty() && ended.stderr.lines().count() == 1, "{act:?}: {ended:?}");
             assert!(ended.stderr.contains(words) && ended.stderr.contains(file), "{act:?}: {ended:?}");
         }
@@ -240,7 +236,7 @@ fn wrong_starts_end_at_once_with_a_sentence() {
             (&["--idle-limit", "18446744073709551615s"], 2, "1d"),
         ] {
             let ended = act.fails(flags);
-            assert_eq!(ended.code, Some(code), "{act:?} {flags:?}: {ended:?}");
+            assert_eq!(ended.code(), Some(code), "{act:?} {flags:?}: {ended:?}");
             assert!(ended.stdout.is_empty(), "{act:?} {flags:?}: {ended:?}");
             let first = ended.stderr.lines().next().unwrap_or_default();
             assert!(
@@ -256,7 +252,7 @@ fn wrong_starts_end_at_once_with_a_sentence() {
         // Root may listen there, and then there is nothing to be seen.
         if TcpListener::bind("127.0.0.1:1").is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
             let low = act.fails(&["127.0.0.1:1"]);
-            assert_eq!(low.code, Some(1), "{act:?}: {low:?}");
+            assert_eq!(low.code(), Some(1), "{act:?}: {low:?}");
             assert!(low.stderr.contains("below 1024"), "{act:?}: {low:?}");
         }
     }
@@ -266,7 +262,7 @@ fn wrong_starts_end_at_once_with_a_sentence() {
 fn help_and_version() {
     for act in ACTS {
         let help = act.fails(&["--help"]);
-        assert_eq!(help.code, Some(0));
+        assert_eq!(help.code(), Some(0));
         for flag in [
             "--file",
             "--threads",
@@ -296,17 +292,17 @@ const SIXTEEN_DESCRIPTORS: &str = "more=0; for fd in 3 4 5 6 7 8 9 10 11 12 13 1
 #[test]
 fn out_of_descriptors_waits_without_spinning() {
     every_act_at_once(|act| {
-        let mut server = act.start_in_shell(SIXTEEN_DESCRIPTORS, &["--idle-limit", "30s"]);
+        let server = act.start_in_shell(SIXTEEN_DESCRIPTORS, &["--idle-limit", "30s"]);
         // Clients that do not close hold what descriptors there are. (Act 7 stops earlier, by itself.)
         let connections: Vec<_> = (0..50).map(|_| server.connect()).collect();
         let mut last = &connections[49];
         last.set_read_timeout(Some(Duration::from_millis(300))).expect("a deadline");
         assert!(last.read(&mut [0]).is_err(), "{act:?}: sixteen descriptors are not enough for fifty");
-        // While nobody can be accepted, it sleeps: 100 ticks are a second.
-        let before = server.ticks();
+        // While nobody can be accepted, it sleeps.
+        let before = server.cpu();
         thread::sleep(Duration::from_secs(1));
-        let spent = server.ticks() - before;
-        assert!(spent < 10, "{act:?} used {spent} % of a processor while it had nothing to do");
+        let spent = server.cpu() - before;
+        assert!(spent < Duration::from_millis(100), "{act:?} used {spent:?} while it had nothing to do");
         drop(connections);
         let joke = server.ask().unwrap_or_else(|error| panic!("{act:?} does not recover: {error}"));
         assert!(bundled().contains(&joke), "{act:?}: {joke:?}");
@@ -327,7 +323,7 @@ fn too_few_threads_to_start_is_a_sentence() {
         let limits = if act.program == "jokes-mini" { 1..=1 } else { 1..=3 };
         for limit in limits {
             let ended = act.fails_with_threads(limit, &["--threads", "4", "127.0.0.1:0"]);
-            assert_eq!(ended.code, Some(1), "{act:?} with {limit} threads: {ended:?}");
+            assert_eq!(ended.code(), Some(1), "{act:?} with {limit} threads: {ended:?}");
             assert!(ended.stdout.is_empty(), "{act:?} with {limit} threads: {ended:?}");
             assert_eq!(ended.stderr.lines().count(), 1, "{act:?} with {limit} threads: {ended:?}");
             assert!(ended.stderr.contains("`ulimit -u"), "{act:?} with {limit} threads: {ended:?}");
@@ -338,16 +334,13 @@ fn too_few_threads_to_start_is_a_sentence() {
 #[test]
 fn a_pool_that_gets_no_thread_costs_the_connection_and_not_the_server() {
     every_act_at_once(|act| {
-        let log = Temporary::new(b"");
-        fs::set_permissions(&log.0, fs::Permissions::from_mode(0o666)).expect("ours");
-        let server = act.start_as_another(&log, &["--threads", "2"]);
+        let server = act.start_as_another(&["--threads", "2"]);
         server.limit_threads(1);
         let asked: Vec<_> = (0..3).map(|_| server.ask()).collect();
         server.limit_threads(4096);
         let joke = server.ask().unwrap_or_else(|error| panic!("{act:?} does not recover: {error}"));
         assert!(bundled().contains(&joke), "{act:?}: {joke:?}");
-        let summary = server.stop();
-        let log = fs::read_to_string(&log.0).expect("a log");
+        let (summary, log) = server.stop_with_log();
         if CACHED.contains(&act.program) || act.program == "jokes-1-head-first" {
             assert!(asked.iter().all(Result::is_ok), "{act:?} has no pool: {asked:?}");
             assert_eq!((&summary["errors"], &*log), (&json!({}), ""), "{act:?}");
@@ -363,15 +356,11 @@ fn a_pool_that_gets_no_thread_costs_the_connection_and_not_the_server() {
 #[test]
 fn a_file_that_cannot_be_opened_again_is_counted_and_logged_once() {
     for act in ACTS {
-        let (file, log) = (Temporary::new(b"a joke\n"), Temporary::new(b""));
-        for path in [&file.0, &log.0] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("ours");
-        }
-        let server = act.start_as_another(&log, &["--file", file.path()]);
+        let file = Temporary::new(b"a joke\n");
+        let server = act.start_as_another(&["--file", file.path()]);
         fs::set_permissions(&file.0, fs::Permissions::from_mode(0o000)).expect("ours");
         let asked: Vec<_> = (0..3).map(|_| server.ask()).collect();
-        let summary = server.stop();
-        let log = fs::read_to_string(&log.0).expect("a log");
+        let (summary, log) = server.stop_with_log();
         if act.program == "jokes-7-async-fs" {
             assert!(asked.iter().all(Result::is_err), "{act:?}: {asked:?}");
             assert_eq!(summary["errors"], json!({"EACCES": 3}), "{act:?}");
@@ -388,21 +377,17 @@ fn a_file_that_cannot_be_opened_again_is_counted_and_logged_once() {
 fn too_few_descriptors_to_start_is_a_sentence() {
     for act in ACTS {
         for limit in 4..16 {
-            let mut command = Command::new("sh");
-            let script = format!("ulimit -n {limit}; exec \"$0\" --file \"$1\" 127.0.0.1:0");
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("jokes.txt");
-            command.args(["-c", &script, act.path]).arg(file).stdin(Stdio::null()).stdout(Stdio::piped());
-            let mut child = command.stderr(Stdio::piped()).spawn().expect("sh");
-            let mut stdout = child.stdout.take().expect("a pipe");
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("jokes.txt").display().to_string();
+            let launch = act.launch(&["--file", &file, "127.0.0.1:0"]);
+            let mut server = must(launch.in_shell(&format!("ulimit -n {limit}")).start());
             // It greets and serves, or it says why not.
-            let greeted = stdout.read(&mut [0; 64]).is_ok_and(|read| read > 0);
-            if greeted && child.try_wait().expect("our child").is_none() {
-                child.kill().expect("alive");
+            if server.await_greeting().is_ok() && !server.has_exited() {
+                continue;
             }
-            let output = child.wait_with_output().expect("it ends");
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_ne!(output.status.code(), Some(101), "{act:?} panics with {limit} descriptors: {stderr}");
-            if output.status.code() == Some(1) {
+            let ended = must(server.finish());
+            let stderr = &ended.stderr;
+            assert_ne!(ended.code(), Some(101), "{act:?} panics with {limit} descriptors: {stderr}");
+            if ended.code() == Some(1) {
                 assert_eq!(stderr.lines().count(), 1, "{act:?} with {limit} descriptors: {stderr}");
                 assert!(stderr.contains("ulimit") || stderr.contains("shared"), "{act:?}, {limit}: {stderr}");
             }
@@ -425,17 +410,9 @@ fn nobody_reads_what_it_prints() {
                 "exec 3>&1; (echo $BASHPID >&3; exec {} -v {flags} {address} 3>&-) {redirection}",
                 act.path
             );
-            let mut command = Command::new("bash");
-            command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut shell = command.spawn().expect("bash");
-            let mut pid = String::new();
-            let mut stdout = shell.stdout.take().expect("a pipe");
-            while !pid.ends_with('\n') {
-                let mut byte = [0];
-                stdout.read_exact(&mut byte).expect("the process id");
-                pid.push(byte[0].into());
-            }
-            let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a process id"));
+            let mut shell = must(Launch::new("bash").args(["-c", &script]).start());
+            let pid = must(shell.line()).parse().expect("a process id");
+            let pid = nix::unistd::Pid::from_raw(pid);
             for _ in 0..3 {
                 let mut joke = String::new();
                 let mut connection = None;
@@ -444,13 +421,13 @@ fn nobody_reads_what_it_prints() {
                     connection.is_some()
                 });
                 let mut connection = connection.expect("connected");
-                connection.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+                connection.set_read_timeout(Some(PATIENCE)).expect("a deadline");
                 connection.read_to_string(&mut joke).expect("a joke");
                 assert!(!joke.is_empty(), "{act:?} with {redirection}");
             }
             nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it is still there");
             // `head` decides the status of a pipe; of the others the server does.
-            let code = shell.wait().expect("it ends").code();
+            let code = must(shell.wait()).code();
             assert_eq!(code, Some(0), "{act:?} with {redirection}");
         }
     });
@@ -462,7 +439,7 @@ fn nobody_reads_what_it_prints() {
 fn a_signal_under_load_ends_it_with_a_true_summary() {
     for act in ACTS {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
-            let mut server = act.start(&["--slow-disk", "1"]);
+            let server = act.start(&["--slow-disk", "1"]);
             let address = server.address;
             let crowd = thread::spawn(move || client(address, &["--connections", "500", "--timeout", "20s"]));
             // In the middle of it.
@@ -490,19 +467,9 @@ fn a_signal_under_load_ends_it_with_a_true_summary() {
 fn a_signal_during_the_start_ends_it_at_once() {
     for act in ACTS.iter().filter(|act| CACHED.contains(&act.program)) {
         // It reads its file before it greets, and this file takes a day.
-        let mut command = Command::new(act.path);
-        command.args(["--slow-disk", "1d", "127.0.0.1:0"]).stdout(Stdio::null());
-        let mut server = command.spawn().expect("it starts");
-        let descriptors = format!("/proc/{}/fd", server.id());
-        eventually("it has its socket", || {
-            fs::read_dir(&descriptors).expect("the server is alive").flatten().any(|descriptor| {
-                fs::read_link(descriptor.path())
-                    .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
-            })
-        });
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(server.id() as i32), Signal::SIGINT)
-            .expect("it is still there");
-        let status = wait(&mut server, act.program);
+        let server = must(act.launch(&["--slow-disk", "1d", "127.0.0.1:0"]).start());
+        eventually("it has its socket", || proc::sockets(server.id()).expect("the server is alive") > 0);
+        let status = must(server.interrupt()).status;
         assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{act:?}");
     }
 }
@@ -512,20 +479,14 @@ fn a_second_signal_ends_it_at_once() {
     let file = Temporary::new(long_joke(16 << 20).as_bytes());
     every_act_at_once(|act| {
         for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-            let mut server = act.start(&["--file", file.path()]);
+            let server = act.start(&["--file", file.path()]);
             // A client that does not read on keeps the server from ending after the first.
             let mut connection = server.connect();
             connection.read_exact(&mut [0; 64]).expect("the beginning");
             server.signal(Signal::SIGTERM);
             eventually("the first signal is seen", || {
-                let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
-                let pending = |name| {
-                    status.lines().find_map(|line: &str| line.strip_prefix(name)).is_none_or(|mask| {
-                        u64::from_str_radix(mask.trim(), 16)
-                            .is_ok_and(|mask| mask & (1 << (Signal::SIGTERM as u64 - 1)) != 0)
-                    })
-                };
-                !pending("SigPnd:") && !pending("ShdPnd:")
+                let status = proc::status(server.process.id()).expect("the server is alive");
+                (status.sigpnd | status.shdpnd) & (1 << (Signal::SIGTERM as u64 - 1)) == 0
             });
             server.signal(signal);
             let (status, summary) = server.ended();
@@ -540,7 +501,7 @@ fn what_is_being_told_is_finished() {
     let joke = long_joke(8 << 20);
     let file = Temporary::new(joke.as_bytes());
     for act in ACTS {
-        let mut server = act.start(&["--file", file.path()]);
+        let server = act.start(&["--file", file.path()]);
         let mut connection = server.connect();
         let mut text = vec![0; 64];
         connection.read_exact(&mut text).expect("the beginning");
@@ -559,7 +520,7 @@ fn what_is_being_told_is_finished() {
 fn the_grace_period_ends_though_a_client_does_not_read() {
     let file = Temporary::new(long_joke(16 << 20).as_bytes());
     every_act_at_once(|act| {
-        let mut server = act.start(&["--file", file.path(), "--idle-limit", "1h"]);
+        let server = act.start(&["--file", file.path(), "--idle-limit", "1h"]);
         let mut connection = server.connect();
         connection.read_exact(&mut [0; 64]).expect("the beginning");
         server.signal(Signal::SIGTERM);
@@ -625,7 +586,7 @@ fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
         let (report, _) = client(server.address, &["--connections", "4", "--file", file.path()]);
         assert_eq!(report["ok"].as_u64(), Some(4), "{act:?}: {report}");
     }
-    let before = settled(|| server.status("VmRSS"));
+    let before = settled(|| server.resident_kib());
     connections.extend((0..count).map(|_| stop()));
     // One with a byte now and then, one that resets; and the others are served all the same, though there
     // are more of the stopped than threads.
@@ -634,7 +595,7 @@ fn memory_of_a_stopped_reader(act: &Act, file: &Temporary, count: u64) -> u64 {
     drop(connections.remove(1));
     let (report, code) = client(server.address, &["--connections", "2", "--file", file.path()]);
     assert_eq!((report["ok"].as_u64(), code), (Some(2), Some(0)), "{act:?}: {report}");
-    server.status("VmRSS").saturating_sub(before) / count
+    server.resident_kib().saturating_sub(before) / count
 }
 
 #[test]
@@ -698,10 +659,10 @@ fn many_connections_leave_nothing_behind() {
         };
         let idle = settled(|| server.descriptors());
         (0..8).for_each(|_| round());
-        let memory = server.status("VmRSS");
+        let memory = server.resident_kib();
         (0..20).for_each(|_| round());
         eventually("all descriptors are closed", || server.descriptors() == idle);
-        let grown = server.status("VmRSS").saturating_sub(memory);
+        let grown = server.resident_kib().saturating_sub(memory);
         // 4000 connections later. Threads come and go by chance; a task that stays takes a kilobyte and more.
         assert!(grown <= 4096, "{act:?} has grown by {grown} KiB");
     }
@@ -742,9 +703,8 @@ fn a_slow_disk_holds_up_act_one_and_nobody_else() {
 
 #[test]
 fn a_full_backlog_keeps_others_out() {
-    let server = ACTS[0].start(&["--backlog", "4"]);
-    server.signal(Signal::SIGSTOP);
-    eventually("all threads are stopped", || server.threads_are_all('T'));
+    let mut server = ACTS[0].start(&["--backlog", "4"]);
+    must(server.process.freeze());
     // The kernel completes one connection more than the backlog says, and drops the first packets of others.
     let connected = (0..12)
         .filter(|_| {
@@ -752,6 +712,6 @@ fn a_full_backlog_keeps_others_out() {
             TcpStream::connect_timeout(&server.address, wait).map(std::mem::forget).is_ok()
         })
         .count();
-    server.signal(Signal::SIGCONT);
+    must(server.process.thaw());
     assert_eq!(connected, 5, "a backlog of 4");
 }

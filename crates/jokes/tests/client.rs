@@ -4,7 +4,6 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::process::Command;
 use std::thread;
 
 use serde_json::json;
@@ -71,10 +70,9 @@ fn nobody_there_and_nobody_answering() {
 fn one_thread_is_enough() {
     let file = Temporary::new(b"one\n");
     let address = server_that_sends(b"one\n").to_string();
-    let mut command = shell_of(another_user(), "exec prlimit --nproc=\"$0\" \"$@\"", "1");
-    command.args([CLIENT, "--connections", "3", "--file", file.path(), &address]);
-    let ended = run(command);
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let launch = Launch::new(CLIENT).args(["--connections", "3", "--file", file.path(), &address]);
+    let ended = must(launch.prefix(with_threads(1)).run());
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
 }
 
 #[test]
@@ -91,11 +89,7 @@ fn a_server_that_never_ends_is_left() {
 
 #[test]
 fn wrong_usage_and_text() {
-    let run = |flags: &[&str]| {
-        let mut command = Command::new(CLIENT);
-        command.args(flags);
-        run(command)
-    };
+    let run = |flags: &[&str]| must(Launch::new(CLIENT).args(flags).run());
     for flags in [
         &["--connections", "0"][..],
         &["localhost:1"],
@@ -105,14 +99,14 @@ fn wrong_usage_and_text() {
         &["--nonsense"],
     ] {
         let ended = run(flags);
-        assert_eq!(ended.code, Some(2), "{flags:?}: {ended:?}");
+        assert_eq!(ended.code(), Some(2), "{flags:?}: {ended:?}");
         assert!(ended.stderr.starts_with("jokes-client: ") && ended.stderr.contains("Usage:"), "{ended:?}");
     }
     let ended = run(&["--file", "/nonexistent"]);
-    assert_eq!((ended.code, ended.stderr.lines().count()), (Some(1), 1), "{ended:?}");
+    assert_eq!((ended.code(), ended.stderr.lines().count()), (Some(1), 1), "{ended:?}");
     let address = server_that_sends(b"no joke of the file").to_string();
     let ended = run(&["--connections", "5", "-v", &address]);
-    assert_eq!(ended.code, Some(1));
+    assert_eq!(ended.code(), Some(1));
     assert!(ended.stdout.contains("failed  5 (not_a_joke 5)"), "{ended:?}");
     assert_eq!(ended.stderr.lines().count(), 5, "one line for each: {ended:?}");
 }

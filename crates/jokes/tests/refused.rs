@@ -2,36 +2,38 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-/// Compiles the refused version; what rustc says, with the path as a reader in the checkout sees it.
-fn rustc() -> (bool, String) {
+use harness::Launch;
+use harness::demo::must;
+
+/// rustc, which compiles a source of this edition, and writes nothing that can be run.
+fn rustc(into: &Path) -> Launch {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let args = ["--edition", "2024", "--emit", "metadata", "--color", "never", "--out-dir"];
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let metadata = std::env::temp_dir().join(format!("jokes-3-refused-{}", std::process::id()));
-    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition", "2024", "--emit", "metadata", "--color", "never", "-o"])
-        .arg(&metadata)
-        .arg("crates/jokes/tests/refused/jokes-3-stream.rs")
-        .current_dir(checkout)
-        .output()
-        .expect("whoever runs cargo has rustc");
-    // It is there only if the compilation went well, which it must not.
-    let _ = fs::remove_file(metadata);
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    Launch::new(rustc).args(args).args([into.display()]).in_folder(checkout)
+}
+
+/// Somewhere to compile to.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
 }
 
 /// The version of the compiler that the tests are built with.
 fn version() -> String {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc).arg("--version").output().expect("whoever runs cargo has rustc");
-    String::from_utf8_lossy(&output.stdout).split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let version = must(Launch::new(rustc).args(["--version"]).run()).stdout;
+    version.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// The file that the page takes the error from. `RECORD=1 cargo test -p jokes-acts --test refused` writes it.
 #[test]
 fn borrowed_lines_do_not_reach_the_pool() {
-    let (compiled, said) = rustc();
-    assert!(!compiled, "the refused version of act 3 compiles: the page is wrong");
+    let folder = folder();
+    // The path is what a reader in the checkout sees.
+    let refused = must(rustc(folder.path()).args(["crates/jokes/tests/refused/jokes-3-stream.rs"]).run());
+    let said = refused.stderr;
+    assert!(!refused.status.success(), "the refused version of act 3 compiles: the page is wrong");
     assert!(said.contains("error[E0521]: borrowed data escapes outside of method"), "{said}");
     assert!(said.contains("must outlive `'static`"), "{said}");
     assert_eq!(said.matches("error[").count(), 1, "it is refused for one reason only: {said}");
@@ -61,18 +63,8 @@ fn the_reason_is_the_borrow_alone() {
         .replace("|| self.lines.next()", "move || self.lines.next().map(|line| (line, self))")
         .replace("stream.next().join()", "stream.next().join().map(|next| next.map(|(line, _)| line))")
         .replace("let mut stream", "let stream");
-    let folder = std::env::temp_dir();
-    let source = folder.join(format!("jokes-3-accepted-{}.rs", std::process::id()));
+    let folder = folder();
+    let source = folder.path().join("jokes-3-accepted.rs");
     fs::write(&source, moved).expect("a temporary file");
-    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition", "2024", "--emit", "metadata", "-o"])
-        .arg(source.with_extension("rmeta"))
-        .arg(&source)
-        .output()
-        .expect("whoever runs cargo has rustc");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    for path in [source.with_extension("rmeta"), source] {
-        fs::remove_file(path).expect("it was written");
-    }
+    must(must(rustc(folder.path()).args([source.display()]).run()).expect_code(0));
 }
