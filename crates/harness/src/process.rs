@@ -22,6 +22,9 @@ use crate::watch::Watch;
 /// More calls than any program makes before it sleeps again when nothing comes.
 const SPINNING: usize = 20_000;
 
+/// More processor time than any server uses before it sleeps again when nothing comes. It may spin without a call.
+const SPINNING_CPU: Duration = Duration::from_secs(2);
+
 /// How long a program that is asked to end gets before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -220,7 +223,7 @@ impl Process {
     pub fn await_quiet(&mut self) -> Result<()> {
         // What it has done before is no reason for doubt.
         self.pump(Duration::ZERO)?;
-        let start = self.events().len();
+        let (start, cpu) = (self.events().len(), proc::cpu(&self.pids()));
         let rest = eventually(&format!("{} comes to rest", self.name), self.patience, || {
             // Once could be between two calls.
             for _ in 0..3 {
@@ -228,6 +231,9 @@ impl Process {
                     Ok(true) if self.has_exited() => return Some(Ok(Some(true))),
                     Ok(true) => {}
                     Ok(false) if self.events().len() - start > SPINNING => return Some(Ok(None)),
+                    Ok(false) if proc::cpu(&self.pids()).saturating_sub(cpu) > SPINNING_CPU => {
+                        return Some(Ok(None));
+                    }
                     Ok(false) => return None,
                     Err(error) => return Some(Err(error)),
                 }
@@ -238,7 +244,7 @@ impl Process {
             Some(false) => Ok(()),
             Some(true) => self.ended_early(),
             None => failed(format!(
-                "{} never came to rest: nothing is sent to it, and it calls the kernel without end\n  {}",
+                "{} never came to rest: nothing is sent to it, and it goes on without end\n  {}",
                 self.name, self.command
             )),
         }
