@@ -81,6 +81,10 @@ impl Case {
             latency,
             "A1: in flight over time is latency"
         );
+        // The same as it stands in a result.
+        if let (Some((in_flight, product)), None) = (recorder.littles_law(), self.closed) {
+            close("Little's law", in_flight, product, 1e-6 * product.max(1e-9));
+        }
         // A2, summed over all requests that got a connection and ended.
         if counts.timeout + counts.unfinished == 0 {
             let wait = recorder.send_lag.sum_ns() + recorder.pool_wait.sum_ns();

@@ -95,7 +95,7 @@ fn ratios(runs: &[Run]) -> Vec<Ratio> {
 /// A target that does not resolve, a file that cannot be read or written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let seed = args.load.seed();
-    let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed).map_err(WrongUsage)?;
+    let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed)?;
     if args.load.start_at.is_some() || args.load.shard.is_some() {
         return Err(WrongUsage(
             "--shard and --start-at belong to run: a comparison takes its turns by itself".to_owned(),

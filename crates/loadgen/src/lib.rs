@@ -27,6 +27,7 @@ mod process;
 pub mod progress;
 pub mod protocol;
 pub mod record;
+pub mod replay;
 pub mod report;
 mod reporter;
 pub mod result;

@@ -16,6 +16,7 @@ use crate::exit::WrongUsage;
 use crate::pacer::PacerKind;
 use crate::protocol::stream::{self, TlsSettings};
 use crate::protocol::{Client, Route, udp};
+use crate::replay;
 use crate::result::PlannedRequest;
 use crate::schedule::{Arrival, Rate, Schedule, Share};
 use crate::slo::Objective;
@@ -189,6 +190,12 @@ pub struct ScheduleArgs {
     /// These rates one after the other, each for DUR
     #[arg(long, value_name = "R,R..:DUR", value_parser = steps, conflicts_with_all = ["rate", "duration"], help_heading = "Load")]
     pub steps: Option<(Vec<Rate>, Span)>,
+    /// The start times in FILE: a CSV file or a log in the common format
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "duration", "ramp", "steps"], help_heading = "Load")]
+    pub replay: Option<PathBuf>,
+    /// Replay so many times as fast
+    #[arg(long, value_name = "2x", default_value = "1x", value_parser = replay::speed, requires = "replay", help_heading = "Load")]
+    pub speed: f64,
     /// For comparison only: send when the reply before has come (with --rate: skip starts for which no connection is
     /// free)
     #[arg(long, help_heading = "Load")]
@@ -199,14 +206,26 @@ impl ScheduleArgs {
     /// The schedule, and whether the loop is closed.
     ///
     /// # Errors
-    /// No rate at all: a usage error.
-    pub fn schedule(&self, arrival: ArrivalArg, seed: u64) -> Result<(Schedule, Option<Closed>), String> {
+    /// No rate at all, which is wrong usage; a file that holds no start times.
+    pub fn schedule(&self, arrival: ArrivalArg, seed: u64) -> anyhow::Result<(Schedule, Option<Closed>)> {
         let duration = self.duration.0;
         let closed = self.closed_loop.then_some(if self.rate.is_some() {
             Closed::Paced
         } else {
             Closed::AsFastAsPossible
         });
+        if let Some(file) = &self.replay {
+            if self.closed_loop {
+                return Err(WrongUsage(
+                    "--closed-loop goes with --rate or alone, not with --replay".to_owned(),
+                )
+                .into());
+            }
+            let times = replay::read(file, self.speed)?;
+            // The last of them is within the schedule.
+            let duration = times.last().map_or(1, |last| last + 1);
+            return Ok((Schedule { arrival: Arrival::Trace(times), duration }, None));
+        }
         let schedule = match (self.rate, self.ramp, &self.steps) {
             (Some(rate), ..) => {
                 let arrival = match arrival {
@@ -227,17 +246,22 @@ impl ScheduleArgs {
                 Schedule { arrival: Arrival::Trace(Arc::new([])), duration }
             }
             (None, None, None) => {
-                return Err("give --rate R (or --ramp, --steps, or --closed-loop)".to_owned());
+                let what = "give --rate R (or --ramp, --steps, --replay, or --closed-loop)";
+                return Err(WrongUsage(what.to_owned()).into());
             }
         };
         if self.closed_loop && (self.ramp.is_some() || self.steps.is_some()) {
-            return Err("--closed-loop goes with --rate or alone, not with --ramp or --steps".to_owned());
+            let what = "--closed-loop goes with --rate or alone, not with --ramp or --steps";
+            return Err(WrongUsage(what.to_owned()).into());
         }
         Ok((schedule, closed))
     }
 
     /// As it stands in a result.
     pub(crate) fn text(&self) -> String {
+        if let Some(file) = &self.replay {
+            return format!("{} at {}x", file.display(), self.speed);
+        }
         match (&self.rate, &self.ramp, &self.steps) {
             (Some(rate), ..) => rate.to_string(),
             (_, Some((a, b, span)), _) => format!("{a}:{b}:{}s", span.seconds()),

@@ -5,7 +5,7 @@ use crate::engine::Closed;
 use crate::live::Finished;
 use crate::options::ScheduleArgs;
 use crate::record::Recorder;
-use crate::result::{Plan, Run, SCHEMA_VERSION, Slo, Validity};
+use crate::result::{LittlesLaw, Plan, Run, SCHEMA_VERSION, Slo, Validity};
 use crate::schedule::Arrival;
 use crate::slo::{error_ratio, invalid_reasons, limited_by_connections, violations};
 use crate::spec::{RequestKind, Spec};
@@ -123,7 +123,13 @@ pub(crate) fn result(
         requests: recorder.requests.clone(),
         udp: finished.udp,
         generator: finished.generator,
-        validity: Validity { ok: reasons.is_empty(), reasons },
+        validity: Validity {
+            ok: reasons.is_empty(),
+            reasons,
+            littles_law: recorder
+                .littles_law()
+                .map(|(in_flight, rate_times_latency)| LittlesLaw { in_flight, rate_times_latency }),
+        },
         slo: Slo {
             max_latency: objective.max_latency.map(seconds),
             percentile: objective.percentile,

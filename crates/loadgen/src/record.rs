@@ -360,6 +360,8 @@ pub struct Recorder {
     pub retried: u64,
     /// What was wrong with one request of each class of errors.
     pub examples: BTreeMap<String, String>,
+    /// Requests released and not ended, over time: counted at each event, independently of their latencies.
+    in_flight: InFlight,
     /// What became of the warm-up.
     pub warm_up: WarmUp,
     recent: Recent,
@@ -368,6 +370,22 @@ pub struct Recorder {
     window: WindowRecord,
     full: Vec<WindowRecord>,
     spare: Vec<WindowRecord>,
+}
+
+/// How many requests are in flight, and the sum of that over time, in request-nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    now: i64,
+    since: Nanos,
+    area: i128,
+}
+
+impl InFlight {
+    fn step(&mut self, at: Nanos, change: i64) {
+        self.area += i128::from(self.now) * (i128::from(at) - i128::from(self.since));
+        self.since = at;
+        self.now += change;
+    }
 }
 
 /// Uncorrected latencies of the last seconds: a thinned sample of those that ended ok.
@@ -445,6 +463,7 @@ impl Recorder {
             bytes_read: 0,
             retried: 0,
             examples: BTreeMap::new(),
+            in_flight: InFlight::default(),
             warm_up: WarmUp::default(),
             recent: Recent::default(),
             limit,
@@ -460,6 +479,7 @@ impl Recorder {
         if job.measured {
             self.counts.scheduled += 1;
             self.send_lag.record(job.released - job.intended, job.index);
+            self.in_flight.step(job.released, 1);
         } else {
             self.warm_up.scheduled += 1;
         }
@@ -486,6 +506,7 @@ impl Recorder {
             self.waited.record(waited, job.index);
         }
         let latency = ended.saturating_sub(job.intended);
+        self.in_flight.step(ended, -1);
         self.roll(ended);
         match ending {
             Ending::Ok => {
@@ -564,6 +585,15 @@ impl Recorder {
         if waited == 0.0 || rank <= 0.0 { 0 } else { self.waited.quantile_ns(rank / waited) }
     }
 
+    /// Little's law, both sides: the mean number of requests in flight, and their rate times their mean latency from the
+    /// release. They are counted independently and must agree. `None` for a closed loop, whose requests have no release.
+    pub fn littles_law(&self) -> Option<(f64, f64)> {
+        let took = self.took() as f64;
+        let latency = self.corrected.sum_ns().saturating_sub(self.send_lag.sum_ns());
+        let open_loop = self.send_lag.count() == self.corrected.count();
+        (took > 0.0 && open_loop).then(|| (self.in_flight.area as f64 / took, latency as f64 / took))
+    }
+
     /// The generator's own failures: class, count, next step.
     pub fn own_failures(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
         OWN_FAILURES.into_iter().filter_map(|(class, step)| Some((class, *self.errors.get(class)?, step)))
@@ -622,6 +652,7 @@ impl Recorder {
             *self.statuses.entry(*status).or_default() += count;
         }
         self.sizes = add_sizes(self.sizes, other.sizes);
+        self.in_flight.area += other.in_flight.area;
         self.bytes_read += other.bytes_read;
         self.retried += other.retried;
         for (class, example) in &other.examples {

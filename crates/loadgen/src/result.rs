@@ -277,6 +277,25 @@ pub struct Validity {
     pub ok: bool,
     /// Sentences, one for each rule that was broken.
     pub reasons: Vec<String>,
+    /// Little's law; null for a closed loop and for a search.
+    #[serde(default)]
+    pub littles_law: Option<LittlesLaw>,
+}
+
+/// Both sides of it, counted independently: they agree unless the figures contradict each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LittlesLaw {
+    /// The mean number of requests in flight (released and not ended), by their integral over time.
+    pub in_flight: f64,
+    /// Their rate times their mean latency from the release.
+    pub rate_times_latency: f64,
+}
+
+impl LittlesLaw {
+    /// Whether the two sides agree within a hundredth.
+    pub fn holds(&self) -> bool {
+        (self.in_flight - self.rate_times_latency).abs() <= 0.01 * self.in_flight.max(self.rate_times_latency)
+    }
 }
 
 /// The objective, and what became of it.

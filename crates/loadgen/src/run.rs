@@ -1,6 +1,5 @@
 //! `loadgen run`: one run at a constant rate (or ramp, steps, closed loop).
 
-use crate::exit::WrongUsage;
 use crate::live::execute;
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg};
 use crate::outcome::result;
@@ -34,7 +33,7 @@ pub struct RunArgs {
 /// A target that does not resolve, a file that cannot be read or written.
 pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let seed = args.load.seed();
-    let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed).map_err(WrongUsage)?;
+    let (schedule, closed) = args.schedule.schedule(args.load.arrival, seed)?;
     let (spec, target) = args.load.spec(&args.target, schedule, closed, args.slo.objective(), seed)?;
     let outputs = args.output.open()?;
     raise_descriptor_limit();

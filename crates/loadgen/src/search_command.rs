@@ -256,7 +256,7 @@ pub fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         confirmed: found.confirmed,
         estimate: found.estimate,
         trials: found.trials,
-        validity: Validity { ok: reasons.is_empty(), reasons },
+        validity: Validity { ok: reasons.is_empty(), reasons, littles_law: None },
         interrupted: found.interrupted,
     });
     report::finish(&document, outputs, found.interrupted)

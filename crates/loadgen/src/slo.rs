@@ -3,7 +3,7 @@
 use crate::clock::{Nanos, seconds};
 use crate::format::{duration, percent, percentile};
 use crate::record::{Metric, Recorder};
-use crate::result::Counts;
+use crate::result::{Counts, LittlesLaw};
 
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,6 +139,13 @@ pub fn invalid_reasons(recorder: &Recorder, conduct: &Conduct, objective: &Objec
     }
     for (class, count, step) in recorder.own_failures() {
         reasons.push(format!("{count} requests failed in the generator itself ({class}): {step}"));
+    }
+    if let Some((in_flight, rate_times_latency)) = recorder.littles_law()
+        && !(LittlesLaw { in_flight, rate_times_latency }).holds()
+    {
+        reasons.push(format!(
+            "the figures contradict each other: {in_flight:.3} requests were in flight, and rate times latency is {rate_times_latency:.3}; this is a bug of loadgen's"
+        ));
     }
     if conduct.connections_must_suffice {
         reasons.extend(limited_by_connections(recorder, objective));

@@ -466,3 +466,43 @@ fn a_terminal_of_eighty_columns_is_enough() {
     let odd = output(&["report", "/nowhere/\u{1b}[31mred"]);
     assert!(!odd.stderr.contains(&0x1b), "{}", String::from_utf8_lossy(&odd.stderr));
 }
+
+/// The starts of a file, exactly, in shards too; and each result's own figures agree by Little's law.
+#[test]
+fn a_replay_starts_when_the_file_says() {
+    let target = server(|_, _, stream| {
+        std::thread::sleep(Duration::from_millis(20));
+        reply(stream, "200 OK")
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    // 40 in the first second, 10 in the third, given out of order; twice as fast.
+    let mut lines: Vec<String> = (0..40).map(|i| format!("{},/", 100.0 + f64::from(i) / 40.0)).collect();
+    lines.extend((0..10).map(|i| format!("{},/", 102.0 + f64::from(i) / 10.0)));
+    lines.reverse();
+    let csv = file("starts.csv", &format!("start,path\n{}\n", lines.join("\n")));
+    let now = ["--warmup", "0s"];
+    let (_, whole) = run(&target, &[&["--replay", &csv], &now[..]].concat());
+    assert_eq!((whole.counts.scheduled, whole.plan.arrival.as_str()), (50, "trace"));
+    let scheduled: Vec<u64> = whole.windows.iter().take(3).map(|window| window.scheduled).collect();
+    assert_eq!(scheduled, [40, 0, 10]);
+    let law = whole.validity.littles_law.expect("an open loop");
+    assert!(law.holds() && law.in_flight > 0.2, "{law:?}");
+    let (_, part) =
+        run(&target, &[&["--replay", &csv, "--speed", "2x", "--shard", "1/3"], &now[..]].concat());
+    assert_eq!(part.counts.scheduled, 17);
+    assert_eq!(part.windows[0].scheduled + part.windows[1].scheduled, 17, "in half the time");
+
+    let log = "h - - [01/Jan/2030:00:00:01 +0000] \"GET / HTTP/1.1\" 200 5\n\
+               h - - [01/Jan/2030:00:00:00 +0000] \"GET / HTTP/1.1\" 200 5\n";
+    let (_, log) = run(&target, &[&["--replay", &file("access.log", log)], &now[..]].concat());
+    assert_eq!((log.counts.scheduled, log.plan.duration.round()), (2, 1.0));
+    for bad in ["", "start\nnever\n"] {
+        let output = output(&["run", &target, "--replay", &file("bad.csv", bad)]);
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -6,7 +6,8 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::record::Metric;
 use crate::result::{
-    Counts, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window, add_counts as add_counts_by_name,
+    Counts, LittlesLaw, Run, SCHEMA_VERSION, Slo, Summary, UdpCounts, Window,
+    add_counts as add_counts_by_name,
 };
 use crate::slo::{error_ratio, nothing_good, too_many_errors, too_slow};
 
@@ -164,6 +165,15 @@ fn add(whole: &mut Run, run: &Run, in_turn: bool) -> anyhow::Result<()> {
     whole.generator.cpu_seconds += run.generator.cpu_seconds;
     whole.generator.cpu_wanted = whole.generator.cpu_wanted.max(run.generator.cpu_wanted);
     whole.generator.wakes += run.generator.wakes;
+    let (mine, theirs) = (whole.validity.littles_law, run.validity.littles_law);
+    whole.validity.littles_law = mine.zip(theirs).map(|(a, b)| {
+        let add =
+            |a: f64, b: f64| if in_turn { (a * before + b * length) / (before + length) } else { a + b };
+        LittlesLaw {
+            in_flight: add(a.in_flight, b.in_flight),
+            rate_times_latency: add(a.rate_times_latency, b.rate_times_latency),
+        }
+    });
     whole.validity.ok &= run.validity.ok;
     whole.validity.reasons.extend(run.validity.reasons.iter().cloned());
     whole.interrupted |= run.interrupted;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 
 use crate::format::{duration, latency, percent, percentile, rate, wrap};
-use crate::result::{Bounds, Compare, Document, Plan, Run, Search, Summary, WarmUp};
+use crate::result::{Bounds, Compare, Document, LittlesLaw, Plan, Run, Search, Summary, WarmUp};
 use crate::slo::nothing_good;
 
 /// The whole text for `document`, without a line end behind it.
@@ -191,6 +191,12 @@ fn write_run(out: &mut String, run: &Run) -> fmt::Result {
         "connections",
         format_args!("{} in use at once at most, of {}", plan.connections_used, plan.connections),
     )?;
+    if let Some(law) = &run.validity.littles_law {
+        let LittlesLaw { in_flight, rate_times_latency } = law;
+        let text =
+            format!("{in_flight:.3} requests on average; rate times latency is {rate_times_latency:.3}");
+        write_field(out, "in flight", text)?;
+    }
     write_field(
         out,
         "generator",

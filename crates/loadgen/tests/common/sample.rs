@@ -121,7 +121,7 @@ fn make(shard: u64, shards: u64) -> Run {
         udp: None,
         windows,
         generator: Generator { cpu_seconds: 0.4, cpu_share: 0.02, cpu_wanted: 0.03, wakes: 20_000 },
-        validity: Validity { ok: true, reasons: Vec::new() },
+        validity: Validity { ok: true, reasons: Vec::new(), littles_law: None },
         slo: Slo {
             max_latency: Some(1.0),
             percentile: 100.0,
