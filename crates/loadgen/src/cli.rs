@@ -9,7 +9,7 @@ use echo_service::{print_line, print_to_stderr};
 use crate::exit::{EXIT_FAILURE, EXIT_INVALID, EXIT_OK, EXIT_USAGE, OwnFailure, WrongUsage};
 use crate::format::wrap_help;
 use crate::output::printable;
-use crate::{compare, report, run, search_command, serve};
+use crate::{audit, compare, report, run, search_command, serve};
 
 #[derive(Parser, Debug)]
 #[command(
@@ -35,6 +35,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Merge and render saved runs
     Report(report::ReportArgs),
+    /// A contract for load generators: is the load what was asked for, and the figures what happened?
+    Audit(audit::AuditArgs),
 }
 
 /// Ends the process for wrong usage that clap cannot see, in clap's own words.
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => ("compare", compare::run(args)),
         Command::Serve(args) => ("serve", serve::run(args)),
         Command::Report(args) => ("report", report::run(args)),
+        Command::Audit(args) => ("audit", audit::run(args)),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

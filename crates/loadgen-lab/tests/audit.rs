@@ -1,0 +1,76 @@
+//! `loadgen audit` passes loadgen and a generator without fault, and catches four that lie, each by its own rows.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The rows that fail, by name, and everything that was printed.
+fn audit(args: &[&str]) -> (Vec<String>, String) {
+    let double = Path::new(env!("CARGO_BIN_EXE_loadgen-double"));
+    let output = Command::new(loadgen(double)).arg("audit").args(args).stdin(Stdio::null()).output();
+    let output = output.expect("the binary starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let failed: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("FAILS"))
+        .map(|line| line.split(':').next().unwrap_or_default().trim().to_owned())
+        .collect();
+    let code = output.status.code();
+    assert_eq!(
+        code,
+        Some(i32::from(!failed.is_empty())),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (failed, text)
+}
+
+/// loadgen stands beside this package's own programs.
+fn loadgen(beside: &Path) -> PathBuf {
+    let binary = beside.with_file_name("loadgen");
+    if !binary.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "--bin", "loadgen"]).status();
+        assert!(built.is_ok_and(|status| status.success()), "build it: cargo build --bin loadgen");
+    }
+    binary
+}
+
+/// A busy machine can make any generator late: each is tried three times, and must show exactly this once.
+fn fails(args: &[&str], rows: &[&str]) {
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let (failed, text) = audit(args);
+        if failed == rows {
+            return;
+        }
+        seen.push(text);
+    }
+    panic!("{args:?}: not exactly {rows:?}, three times:\n{}", seen.join("\n"));
+}
+
+#[test]
+fn loadgen_passes_its_own_audit() {
+    fails(&["--self", "--rate", "100", "--duration", "2s"], &[]);
+    fails(&["--self", "--rate", "200", "--duration", "2s", "--poisson"], &[]);
+}
+
+#[test]
+fn each_double_fails_its_own_rows() {
+    let p99 = "the 99th percentile is the one of theory";
+    let max = "the maximum is the one of theory";
+    let omission = "no omission while the server stands still";
+    let total = "every request that arrived is in the total";
+    let little = "rate times mean latency is what was in flight";
+    let unanswered = "requests that were never answered are in the total";
+    for (kind, rows) in [
+        ("honest", &[][..]),
+        ("closed", &["as many requests as were asked for", omission, p99]),
+        ("bursty", &["even spacing"]),
+        ("drops-timeouts", &[p99, max, total, little, unanswered]),
+        ("from-release", &[omission, p99]),
+    ] {
+        let double = env!("CARGO_BIN_EXE_loadgen-double");
+        let how = ["--total", "/total", "--mean", "/mean", "--p50", "/p50", "--p99", "/p99", "--max", "/max"];
+        let ask = ["--rate", "100", "--duration", "2s"];
+        fails(&[&ask[..], &how, &["--", double, kind, "{url}", "{rate}", "{duration}"]].concat(), rows);
+    }
+}
