@@ -38,7 +38,7 @@ fn http_greets_answers_and_sums_up() {
     let target = Target::start("http", &[]);
     assert_eq!(
         target.greeting,
-        format!("loadgen: listening on {0}  (try: curl http://{0}/)\n", target.address)
+        format!("loadgen: listening on {0}  (try: curl http://{0}/)", target.address)
     );
     let mut stream = target.connect();
     for _ in 0..5 {

@@ -3,12 +3,12 @@
 
 pub mod sample;
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::demo::must;
+use harness::{Launch, Process};
 use loadgen::record::Metric;
 use loadgen::result::{Document, Run, Summary};
 use nix::sys::signal::{Signal, kill};
@@ -26,14 +26,9 @@ pub fn loadgen(args: &[&str]) -> Command {
 
 /// Runs the binary to its end.
 pub fn output(args: &[&str]) -> Output {
-    let child =
-        loadgen(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || send.send(child.wait_with_output()));
-    receive
-        .recv_timeout(4 * DEADLINE)
-        .expect("the program ends within the deadline")
-        .expect("its output is read")
+    let launch = Launch::new(env!("CARGO_BIN_EXE_loadgen")).args(args).patience(4 * DEADLINE);
+    let ended = must(launch.run());
+    Output { status: ended.status, stdout: ended.stdout.into_bytes(), stderr: ended.stderr.into_bytes() }
 }
 
 /// What a finished process printed: its exit code and the run in its JSON.
@@ -86,8 +81,7 @@ pub fn hold(process: u32, time: Duration) -> f64 {
 
 /// A running `loadgen serve`. Killed when dropped.
 pub struct Target {
-    child: Child,
-    stdout: Option<BufReader<ChildStdout>>,
+    process: Process,
     pub address: SocketAddr,
     pub greeting: String,
 }
@@ -95,42 +89,32 @@ pub struct Target {
 impl Target {
     /// Starts `loadgen serve KIND 127.0.0.1:0 --json ARGS`.
     pub fn start(kind: &str, args: &[&str]) -> Self {
-        let mut child = loadgen(&["serve", kind, "127.0.0.1:0", "--json"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut greeting = String::new();
-        stdout.read_line(&mut greeting).expect("the greeting is read");
+        let serve = Launch::new(env!("CARGO_BIN_EXE_loadgen")).args(["serve", kind, "127.0.0.1:0", "--json"]);
+        let mut process = must(serve.args(args).patience(DEADLINE).start());
+        let greeting = must(process.line());
         let address = greeting
             .strip_prefix("loadgen: listening on ")
             .and_then(|rest| rest.split_whitespace().next())
             .and_then(|address| address.parse().ok())
             .unwrap_or_else(|| panic!("no address in the greeting {greeting:?}"));
-        Self { child, stdout: Some(stdout), address, greeting }
+        Self { process, address, greeting }
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the target is running");
+        must(self.process.signal(signal));
     }
 
     /// Makes it stand still for `time`; for how many seconds it did in fact.
     pub fn hold(&self, time: Duration) -> f64 {
-        hold(self.child.id(), time)
+        hold(self.process.id(), time)
     }
 
     /// Waits for the end: its status and the rest of its stdout.
-    pub fn wait(mut self) -> (ExitStatus, String) {
-        let mut stdout = self.stdout.take().expect("taken once");
-        let (send, receive) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut rest = String::new();
-            stdout.read_to_string(&mut rest).map(|_| send.send(rest))
-        });
-        let rest = receive.recv_timeout(DEADLINE).expect("the target ends within the deadline");
-        (self.child.wait().expect("the target is ours"), rest)
+    pub fn wait(self) -> (ExitStatus, String) {
+        let ended = must(self.process.finish());
+        let rest = ended.stdout.split_once('\n').map_or("", |(_, rest)| rest).to_owned();
+        (ended.status, rest)
     }
 
     /// Ends it with SIGTERM; its summary, whose identity must hold.
@@ -167,13 +151,5 @@ impl Target {
         socket.connect(self.address).expect("the target has an address");
         socket.set_read_timeout(Some(DEADLINE)).expect("a timeout is set");
         socket
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
