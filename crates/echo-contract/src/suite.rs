@@ -94,8 +94,9 @@ fn everything_is_listed(manifest_dir: &str, programs: &[(&str, &[&str])]) -> Tri
     Trial::test("every echo server of this crate is listed", move || {
         let found: BTreeSet<String> = fs::read_dir(&sources)?
             .filter_map(|entry| {
+                // A source, and not the change that breaks it, which lies beside it.
                 let name = entry.ok()?.file_name().into_string().ok()?;
-                let name = name.strip_suffix(".rs").unwrap_or(&name);
+                let name = name.strip_suffix(".rs")?;
                 name.starts_with("echo-").then(|| name.to_owned())
             })
             .collect();
