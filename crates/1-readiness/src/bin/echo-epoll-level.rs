@@ -5,7 +5,7 @@
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-epoll-level    (or: strace target/debug/echo-epoll-level)
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 130 for a burst of 64
-//! Still wrong: a change of interest is a system call of its own (next: echo-epoll-edge).
+//! Still wrong: each wait reports again what the program has not read to the end (next: echo-epoll-edge).
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
