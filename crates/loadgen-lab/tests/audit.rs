@@ -1,12 +1,12 @@
 //! `loadgen audit` passes loadgen and a generator without fault, and catches four that lie, each by its own rows.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+mod common;
 
 /// The rows that fail, by name, and everything that was printed.
 fn audit(args: &[&str]) -> (Vec<String>, String) {
-    let double = Path::new(env!("CARGO_BIN_EXE_loadgen-double"));
-    let output = Command::new(loadgen(double)).arg("audit").args(args).stdin(Stdio::null()).output();
+    let output = Command::new(common::loadgen()).arg("audit").args(args).stdin(Stdio::null()).output();
     let output = output.expect("the binary starts");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let failed: Vec<String> = text
@@ -22,16 +22,6 @@ fn audit(args: &[&str]) -> (Vec<String>, String) {
         String::from_utf8_lossy(&output.stderr)
     );
     (failed, text)
-}
-
-/// loadgen stands beside this package's own programs.
-fn loadgen(beside: &Path) -> PathBuf {
-    let binary = beside.with_file_name("loadgen");
-    if !binary.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--bin", "loadgen"]).status();
-        assert!(built.is_ok_and(|status| status.success()), "build it: cargo build --bin loadgen");
-    }
-    binary
 }
 
 /// A busy machine can make any generator late: each is tried three times, and must show exactly this once.

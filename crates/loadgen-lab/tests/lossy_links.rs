@@ -1,21 +1,17 @@
 //! R19: the real binary behind a network that loses, doubles, damages and delays datagrams.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use loadgen::result::{Document, Run};
 use loadgen_lab::lossy_proxy::{Faults, LossyProxy};
 
-/// What `loadgen run TARGET ARGS --json` printed. The binary stands beside this package's own.
+mod common;
+
+/// What `loadgen run TARGET ARGS --json` printed.
 fn run(target: &str, args: &[&str]) -> Run {
-    let binary = Path::new(env!("CARGO_BIN_EXE_loadgen-formulas")).with_file_name("loadgen");
-    if !binary.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--bin", "loadgen"]).status();
-        assert!(built.is_ok_and(|status| status.success()), "build it: cargo build --bin loadgen");
-    }
-    let output = Command::new(binary)
+    let output = Command::new(common::loadgen())
         .args(["run", target, "--json", "--no-progress"])
         .args(args)
         .stdin(Stdio::null())

@@ -178,7 +178,7 @@ fn steps(text: &str) -> Result<(Vec<Rate>, Span), String> {
 /// When requests start.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ScheduleArgs {
-    /// Requests a second: 1000, 0.5, or 600/m
+    /// Requests a second: 1000, 2k, 0.5, or 600/m
     #[arg(long, value_name = "R", help_heading = "Load")]
     pub rate: Option<Rate>,
     /// Length of the measured schedule

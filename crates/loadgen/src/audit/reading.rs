@@ -9,7 +9,7 @@ use anyhow::Context as _;
 pub enum Reading {
     /// At this JSON pointer (RFC 6901), in the last line that is a JSON object or in the whole text.
     Pointer(String),
-    /// Between these two texts, spaces apart.
+    /// Between these two texts, spaces apart: the first place where a figure stands there.
     Between(String, String),
 }
 
@@ -21,7 +21,7 @@ impl FromStr for Reading {
             return Ok(Self::Pointer(text.to_owned()));
         }
         match text.split_once('*') {
-            Some((before, after)) if !before.trim().is_empty() && !after.contains('*') => {
+            Some((before, after)) if !after.contains('*') && text.trim() != "*" => {
                 Ok(Self::Between(before.trim().to_owned(), after.trim().to_owned()))
             }
             _ => Err(format!(
@@ -46,13 +46,27 @@ impl Reading {
                     .with_context(|| format!("{pointer} is {value}, which is no figure"))
             }
             Self::Between(before, after) => {
-                let rest = text.split_once(before.as_str()).map(|(_, rest)| rest.trim_start());
-                let rest = rest.with_context(|| format!("the output has no {before:?}"))?;
-                let end =
-                    if after.is_empty() { rest.find(char::is_whitespace) } else { rest.find(after.as_str()) };
-                let found = rest[..end.unwrap_or(rest.len())].trim();
-                figure(found)
-                    .with_context(|| format!("behind {before:?} stands {found:?}, which is no figure"))
+                let behind = |at: usize| {
+                    let rest = text[at + before.len()..].trim_start();
+                    let end = if after.is_empty() {
+                        rest.find(char::is_whitespace)
+                    } else {
+                        rest.find(after.as_str())
+                    };
+                    figure(&rest[..end.unwrap_or(rest.len())])
+                };
+                let ahead = |at: usize| figure(text[..at].split_whitespace().next_back()?);
+                let found = if before.is_empty() {
+                    text.match_indices(after.as_str()).find_map(|(at, _)| ahead(at))
+                } else {
+                    text.match_indices(before.as_str()).find_map(|(at, _)| behind(at))
+                };
+                found.with_context(|| {
+                    format!(
+                        "the output has no figure where {:?} is to have one",
+                        format!("{before} * {after}")
+                    )
+                })
             }
         }
     }
@@ -90,6 +104,8 @@ mod tests {
         assert_eq!(read("50% *", wrk), Some(0.001_25));
         assert_eq!(read("99% *", wrk), Some(2.0));
         assert_eq!(read("2.00s * requests", wrk), Some(1234.0));
+        assert_eq!(read("* requests in", wrk), Some(1234.0));
+        assert_eq!(read("Max *", "Avg Max +/-\nMax 3 ms\n"), Some(3.0), "not the head of the column");
         assert_eq!(read("/a/0/b", "log\n{\"a\": [{\"b\": 3.5}]}\n"), Some(3.5));
         assert_eq!(read("/a", "{\n\"a\": \"250 us\"\n}"), Some(0.000_25));
         assert_eq!((read("75% *", wrk), read("/b", "{}"), read("Latency *", wrk)), (None, None, None));
