@@ -153,6 +153,22 @@ impl Names {
         Names { known: first.kinds, ..Names::default() }
     }
 
+    /// Likewise for a recording of which nobody knows how it began: descriptors and ports are named by what is done with
+    /// them.
+    pub fn of_recording(events: &[Event]) -> Self {
+        let found = found_descriptors(events);
+        let begin = |known| {
+            let mut names = Names { known, ..Names::default() };
+            found.iter().for_each(|&(number, kind)| names.make(number, kind));
+            names
+        };
+        let mut first = begin(Vec::new());
+        events.iter().for_each(|event| first.follow(event));
+        let mut names = begin(first.kinds);
+        names.strangers(events);
+        names
+    }
+
     /// Gives a port a name, such as `client-1`.
     pub fn port(&mut self, port: u16, name: impl Into<String>) {
         self.ports.insert(port, name.into());
@@ -168,7 +184,7 @@ impl Names {
 
     /// Names the ports of a recording of which nobody knows who is who: those that were bound, and the others, in
     /// order of appearance.
-    pub fn strangers(&mut self, events: &[Event]) {
+    fn strangers(&mut self, events: &[Event]) {
         let (mut servers, mut peers) = (0, 0);
         for event in events {
             let Event::Call(call) = event else { continue };
@@ -512,6 +528,38 @@ impl Names {
         });
         POINTER.replace_all(&text, "...").into_owned()
     }
+}
+
+/// Descriptors that were there before the recording, and what they are as far as their first use tells.
+fn found_descriptors(events: &[Event]) -> Vec<(i64, &'static str)> {
+    let mut seen = std::collections::HashSet::new();
+    let mut found = Vec::new();
+    for event in events {
+        let Event::Call(call) = event else { continue };
+        let kind = match call.common_name() {
+            "epoll_wait" | "epoll_ctl" => Some("epoll"),
+            "accept4" => Some("listener"),
+            _ if call.receives() || call.sends() => Some("socket"),
+            // A one, as eight bytes: nobody writes that but to an eventfd.
+            "write" if call.args.get(1).is_some_and(|data| data == r#""\1\0\0\0\0\0\0\0""#) => {
+                Some("eventfd")
+            }
+            "write" if call.mark().is_some() => Some("marks"),
+            _ => None,
+        };
+        if let (Some(kind), Some(number)) = (kind, arg_number(call, 0))
+            && number > 2
+            && seen.insert(number)
+        {
+            found.push((number, kind));
+        }
+        if makes_descriptor(call) {
+            seen.extend(call.value);
+            seen.extend(numbers(call.args.first()));
+            seen.extend(numbers(call.args.get(3)));
+        }
+    }
+    found
 }
 
 /// Where the arguments of a call hold descriptors.

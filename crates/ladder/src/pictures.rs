@@ -78,3 +78,30 @@ fn holds(file: &Path, picture: &str) -> bool {
 pub fn name(root: &Path, file: &Path) -> String {
     file.strip_prefix(root).unwrap_or(file).display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_of_ours_that_nobody_draws_is_an_orphan() {
+        let folder = std::env::temp_dir().join(format!("ladder-pictures-{}", std::process::id()));
+        let ours = |name: &str| (folder.join(name), format!("<svg>{}</svg>\n", timeline::SIGNATURE));
+        let mut pictures = Pictures::default();
+        for (file, picture) in [ours("shown.svg"), ours("other.svg")] {
+            pictures.add(file, picture).expect("two names");
+        }
+        let (shown, picture) = ours("shown.svg");
+        assert!(pictures.add(shown.clone(), picture).is_ok(), "two pages may show one picture");
+        assert!(pictures.add(shown, "another".into()).is_err(), "and no two pictures have one name");
+        assert!(pictures.differ(&folder), "they are not written yet");
+        pictures.write(&folder).expect("a folder for temporary files");
+        assert!(!pictures.differ(&folder));
+        fs::write(folder.join("drawn-by-hand.svg"), "<svg></svg>").expect("a file");
+        assert_eq!(pictures.orphans(&folder), Vec::<PathBuf>::new());
+        let (lost, picture) = ours("lost.svg");
+        fs::write(&lost, picture).expect("a file");
+        assert_eq!(pictures.orphans(&folder), [lost]);
+        let _ = fs::remove_dir_all(&folder);
+    }
+}

@@ -188,8 +188,7 @@ fn of_file(file: &Path, extent: Extent) -> Result<Story> {
     if senseless > 0 {
         note(&format!("ladder: {senseless} lines of {} make no sense, and are left out", file.display()));
     }
-    let mut names = Names::of(&events);
-    names.strangers(&events);
+    let names = Names::of_recording(&events);
     Ok(Story::tell(&events, &open, names, &[], Extent { shutdown: true, ..extent }, Scope::Recorded))
 }
 

@@ -207,3 +207,94 @@ fn at_row(items: &[Item], row: usize) -> usize {
     let mut taking = items.iter().enumerate().filter(|(_, item)| takes_row(item));
     taking.nth(row).map_or(items.len(), |(index, _)| index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::label::Kind;
+    use super::super::model::End;
+    use super::*;
+
+    fn item(event: Event) -> Item {
+        Item { event, thread: 0, lines: vec![0], count: 1, waiting: Vec::new(), micros: None }
+    }
+
+    fn call(name: &str, payload: &str) -> Item {
+        item(Event::Call(CallBox {
+            kind: Kind::Receive,
+            receives: true,
+            name: name.into(),
+            on: "socket".into(),
+            label: format!("{name} {payload}"),
+            payload: Some(payload.into()),
+            says: String::new(),
+        }))
+    }
+
+    /// What the rows say.
+    fn shown(items: Vec<Item>) -> Vec<String> {
+        let words = |item: &Item| match &item.event {
+            Event::Call(shown) => shown.label.clone(),
+            Event::Again { rows, times, .. } => format!("again {rows} {times}"),
+            Event::Hidden(hidden) => format!("{} of {} events", item.count, hidden.len()),
+            other => format!("{other:?}"),
+        };
+        fold(items).iter().map(words).collect()
+    }
+
+    #[test]
+    fn three_equal_neighbours_become_one_row_and_two_do_not() {
+        let calls = |count: usize| (1..=count).map(|number| call("recv", &number.to_string())).collect();
+        assert_eq!(shown(calls(2)), ["recv 1", "recv 2"]);
+        assert_eq!(shown(calls(3)), ["3 × recv  1 … 3"]);
+        assert_eq!(shown(vec![call("recv", "x"), call("recv", "x"), call("recv", "x")]), ["3 × recv x"]);
+        let other = Item { thread: 1, ..call("recv", "2") };
+        assert_eq!(shown(vec![call("recv", "1"), other, call("recv", "3")]).len(), 3, "of another thread");
+    }
+
+    #[test]
+    fn a_group_that_comes_three_times_is_shown_once() {
+        let group = |times: usize| {
+            let one = || [call("wait", ""), call("recv", "x"), call("send", "x")];
+            (0..times).flat_map(|_| one()).chain([call("close", "")]).collect()
+        };
+        assert_eq!(shown(group(2)).len(), 7);
+        assert_eq!(shown(group(5)), ["wait ", "recv x", "send x", "again 3 4", "close "]);
+    }
+
+    #[test]
+    fn groups_that_carry_different_things_fold_only_when_they_must() {
+        let group = |times: usize| {
+            let one = |number: usize| [call("recv", &number.to_string()), call("send", &number.to_string())];
+            (0..times).flat_map(one).collect()
+        };
+        assert_eq!(shown(group(20)).len(), 40);
+        assert_eq!(shown(group(31)), ["recv 0", "send 0", "again 2 30"]);
+    }
+
+    #[test]
+    fn what_does_not_repeat_keeps_its_beginning_and_its_end() {
+        let calls = |count: usize| (0..count).map(|number| call(&format!("call{number}"), "")).collect();
+        assert_eq!(shown(calls(ROWS)).len(), ROWS);
+        let rows = shown(calls(1_000));
+        assert_eq!(rows.len(), ROWS);
+        assert_eq!((rows[0].as_str(), rows[ROWS - 1].as_str()), ("call0 ", "call999 "));
+        assert_eq!(rows[ROWS - LAST - 1], "941 of 941 events");
+    }
+
+    #[test]
+    fn no_fold_cuts_a_poll() {
+        let poll = |begin: bool| match begin {
+            true => item(Event::Poll(0)),
+            false => item(Event::Polled(0, End::Pending)),
+        };
+        // Seen from the first call on, the group ends a poll before it begins one.
+        let mut items = Vec::new();
+        for _ in 0..6 {
+            items.extend([call("recv", "x"), poll(false), call("wait", ""), poll(true)]);
+        }
+        let rows = shown(items);
+        let polls = ["Polled(0, Pending)", "Poll(0)"];
+        assert_eq!(rows[..4], ["recv x", polls[0], "wait ", polls[1]], "the first poll began before");
+        assert_eq!(rows[4..], ["recv x", polls[0], "again 2 4", "wait ", polls[1]]);
+    }
+}
