@@ -4,6 +4,7 @@ use crate::{Asks, Place, Requirement};
 
 mod errors;
 mod guard;
+mod limits;
 mod load;
 mod output;
 mod start;
@@ -235,6 +236,48 @@ const REQUIREMENTS: &[Requirement] = &[
         "on a wildcard address it warns once and answers, from the asked address if it claims to",
         start::wildcard,
     ),
+    rungs(
+        "R30",
+        "few-descriptors",
+        "with too few descriptors it does not greet, and says how to raise the limit",
+        limits::few_descriptors,
+    ),
+    rungs(
+        "R30",
+        "high-descriptors",
+        "with descriptors above 1023 it serves; a wait in select does not greet, and names echo-poll",
+        limits::high_descriptors,
+    ),
+    rungs(
+        "R30",
+        "refused-setup",
+        "what the kernel refuses its wait is a sentence, and no bug of the program",
+        limits::refused_setup,
+    ),
+    in_private_network(rungs(
+        "R30",
+        "loopback-down",
+        "with loopback down it runs and ends, or does not greet, and says how to start it",
+        limits::loopback_down,
+    )),
+    in_private_network(rungs(
+        "R30",
+        "link-local",
+        "on a link-local address it serves, and says which interface it is of",
+        limits::link_local,
+    )),
+    rungs(
+        "R30",
+        "without-proc",
+        "without /proc it serves, and `kernel_dropped` is null",
+        limits::without_proc,
+    ),
+    rungs(
+        "R31",
+        "extreme-numbers",
+        "the least and the most of each number is served, or is wrong usage",
+        limits::extreme_numbers,
+    ),
 ];
 
 #[cfg(test)]
@@ -252,6 +295,7 @@ mod tests {
         "traced-on-the-fly",
         "policies",
         "end-while-sends-block",
+        "refused-setup",
     ];
 
     #[test]

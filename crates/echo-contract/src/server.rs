@@ -138,6 +138,21 @@ impl<'a> Launch<'a> {
         Ok(Server { process, address, name })
     }
 
+    /// Starts it and waits until it greets or ends: for a place in which it may serve or not. For a server of the
+    /// ladder.
+    pub(crate) fn start_or_end(self) -> Result<Result<Server, harness::Ended>, Unmet> {
+        let name = self.name();
+        let mut process = self.whole().0.start()?;
+        match process.await_greeting() {
+            Ok(_) => {
+                let address = process.address()?;
+                Ok(Ok(Server { process, address, name }))
+            }
+            Err(_) if process.has_exited() => Ok(Err(process.finish()?)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Starts it and waits until it ends: for what is to fail, or to end by itself.
     pub(crate) fn run(self) -> Result<harness::Ended, Unmet> {
         Ok(self.whole().0.run()?)

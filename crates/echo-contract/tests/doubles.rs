@@ -65,6 +65,13 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("ignores-second-signal", "end-while-sends-block", "status 0, not status 130"),
     ("ignores-second-signal", "end-on-a-slow-link", "status 0, not status 130"),
     ("warns-nobody", "wildcard", "CVE-2024-2169"),
+    ("opens-late", "few-descriptors", "the server has ended"),
+    ("fits-a-set", "high-descriptors", "a set has 1024 bits"),
+    ("unwraps-signals", "refused-setup", "status 101"),
+    ("calls-it-a-bug", "loopback-down", "does not name ip link set lo up"),
+    ("loses-the-interface", "link-local", "does not end with"),
+    ("unwraps-proc", "without-proc", "status 101"),
+    ("takes-any-number", "extreme-numbers", "status 101"),
 ];
 
 fn main() -> ExitCode {

@@ -227,7 +227,8 @@ impl Service {
     ) -> io::Result<Option<(usize, SocketAddr)>> {
         let (len, peer) = received?;
         self.summary.received += 1;
-        self.summary.bytes_received += len as u64;
+        // A rung may read a longer datagram whole, or no more of it than shows that it is longer.
+        self.summary.bytes_received += len.min(self.flags.max_size + 1) as u64;
         if self.flags.verbose {
             self.log(format_args!("recv {len} bytes from {peer}"));
         }

@@ -1,11 +1,12 @@
 //! SIGINT and SIGTERM: the first as readiness, the second as the end.
 
-use std::io::{self, PipeReader, Read};
+use std::io::{self, ErrorKind, PipeReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -91,6 +92,10 @@ pub(crate) fn send_to(socket: &UdpSocket, address: SocketAddr) -> io::Result<Soc
     // Each registration has sent an empty datagram to learn that it is a socket. They are here already
     // (loopback delivers at once); take them out, and leave what others may have sent.
     socket.set_nonblocking(true)?;
+    if socket.peek_from(&mut [0]).err().is_some_and(|error| error.kind() == ErrorKind::WouldBlock) {
+        // They are lost, as a signal would be: the interface is down.
+        return Err(Errno::ENETUNREACH.into());
+    }
     while let Ok((_, peer)) = socket.peek_from(&mut [0])
         && peer == source
     {

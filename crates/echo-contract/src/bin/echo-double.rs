@@ -38,8 +38,8 @@ Usage: echo-double [OPTIONS] [ADDR]
       --on-full <POLICY>   backpressure, drop-newest, drop-oldest [default: backpressure]
       --max-size <BYTES>   [default: 65507]
       --budget <N>         [default: 32]
-      --send-buffer <BYTES>
-      --receive-buffer <BYTES>
+      --send-buffer <BYTES>     1 to 1073741823
+      --receive-buffer <BYTES>  1 to 1073741823
       --count <N>
       --allow-remote
       --unguarded
@@ -144,7 +144,8 @@ impl Flags {
                 other if other.starts_with('-') => usage(format!("{other}: no such flag")),
                 address => {
                     addresses += 1;
-                    flags.address = match address.parse() {
+                    // The one interface of which every network has the same number.
+                    flags.address = match address.replace("%lo]", "%1]").parse() {
                         Ok(parsed) if addresses == 1 => parsed,
                         _ => usage(format!(
                             "{address:?} is no ADDR: try {}",
@@ -156,6 +157,9 @@ impl Flags {
         }
         if !["backpressure", "drop-newest", "drop-oldest"].contains(&flags.on_full.as_str()) {
             usage(format!("--on-full {}: no such policy", flags.on_full));
+        }
+        if broken("takes-any-number") {
+            drop(Vec::<u64>::with_capacity(flags.queue));
         }
         if flags.queue.saturating_mul(flags.max_size + 1) > 1 << 30 {
             usage("--queue times --max-size is more than 1 GiB".to_owned());
@@ -246,7 +250,7 @@ fn main() {
         Err(error) if broken("unwraps-bind") => panic!("{error}"),
         Err(error) => {
             complain(&format!(
-                "cannot listen on {}: {error}: choose another ADDR, for example 127.0.0.1:2000",
+                "cannot listen on {}: {error}: choose another ADDR, for example 127.0.0.1:2000, or raise `ulimit -n`",
                 flags.address
             ));
             exit(1)
@@ -262,16 +266,33 @@ fn main() {
     let signals = signals
         .thread_block()
         .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
-    let Ok(signals) = signals else {
-        complain("cannot take signals");
-        exit(1)
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(error) if broken("unwraps-signals") => panic!("{error}"),
+        Err(error) => {
+            complain(&format!("cannot take signals: {error}: raise `ulimit -n`, or wait for memory"));
+            exit(1)
+        }
     };
-    let host = own.ip();
+    if broken("calls-it-a-bug") {
+        complain("this is a bug of the program: report it with what strace shows last");
+        exit(1)
+    }
+    let host = match own {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 && !broken("loses-the-interface") => {
+            format!("{}%{}", v6.ip(), v6.scope_id())
+        }
+        _ => own.ip().to_string(),
+    };
     if broken("greets-wrongly") {
         say(&format!("{NAME}: listening on {own}"));
     } else {
         say(&format!("{NAME}: listening on {own}  (try: nc -u {host} {})", own.port()));
     }
+    if broken("opens-late") {
+        drop([(); 12].map(|()| File::open("/dev/null").unwrap_or_else(|_| exit(1))));
+    }
+    assert!(!broken("fits-a-set") || socket.as_raw_fd() < 1024, "a set has 1024 bits");
     let marks = flags.marks.then(|| File::open("/dev/null")).transpose().ok().flatten();
     let mut double = Double {
         flags,
@@ -326,9 +347,9 @@ impl Double {
 
     /// Waits, then moves datagrams, until it is told to stop and has sent what it can within a second.
     fn serve(&mut self, signals: &SignalFd) -> io::Result<()> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let edges = broken("reads-once-per-edge") || broken("dies-when-interrupted");
-        if edges {
+        let epoll = edges.then(|| Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)).transpose()?;
+        if let Some(epoll) = &epoll {
             let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             epoll.add(&self.socket, EpollEvent::new(both, 0))?;
             epoll.add(signals, EpollEvent::new(both, 1))?;
@@ -344,7 +365,7 @@ impl Double {
             }
             self.log(|| "wait".to_owned());
             let mut hurried = false;
-            if edges {
+            if let Some(epoll) = &epoll {
                 match epoll.wait(&mut [EpollEvent::empty(); 2], EpollTimeout::NONE) {
                     Err(Errno::EINTR) if !broken("dies-when-interrupted") => continue,
                     waited => drop(waited?),
@@ -519,13 +540,15 @@ impl Double {
     }
 
     /// What the receive buffer had no room for: the last column of the socket's row in the kernel's table.
-    fn kernel_dropped(&self) -> u64 {
+    fn kernel_dropped(&self) -> Option<u64> {
         let inode = fs::metadata(format!("/proc/self/fd/{}", self.socket.as_raw_fd())).map(|file| file.ino());
         let table = if self.own.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" };
-        let (Ok(inode), Ok(table)) = (inode, fs::read_to_string(table)) else { return 0 };
+        let table = fs::read_to_string(table);
+        assert!(!broken("unwraps-proc") || table.is_ok(), "no /proc");
+        let (Ok(inode), Ok(table)) = (inode, table) else { return None };
         let row = table.lines().find(|row| row.split_whitespace().nth(9) == Some(&inode.to_string()));
         let drops = row.and_then(|row| row.split_whitespace().last()?.parse().ok()).unwrap_or(0);
-        if broken("hides-kernel-drops") { 0 } else { drops }
+        Some(if broken("hides-kernel-drops") { 0 } else { drops })
     }
 
     fn summarize(&self) {
@@ -539,10 +562,11 @@ impl Double {
         let dropped = if broken("forgets-what-is-queued") { self.queue_dropped } else { dropped };
         let received = if broken("counts-wrongly") { self.received + 1 } else { self.received };
         let extra = if broken("adds-a-field") { ",\"mood\":\"good\"" } else { "" };
+        let kernel_dropped = self.kernel_dropped().map_or("null".to_owned(), |drops| drops.to_string());
         let object = format!(
             "{{\"program\":\"{NAME}\",\"address\":\"{}\",\"seconds\":1.0,\"received\":{received},\"sent\":{},\
              \"bytes_received\":{},\"bytes_sent\":{},\"refused\":{},\"truncated\":{},\"queue_dropped\":{dropped},\
-             \"queue_peak\":{},\"send_errors\":{},\"receive_errors\":{},\"kernel_dropped\":{}{extra}}}",
+             \"queue_peak\":{},\"send_errors\":{},\"receive_errors\":{},\"kernel_dropped\":{kernel_dropped}{extra}}}",
             self.own,
             self.sent,
             self.bytes_received,
@@ -552,7 +576,6 @@ impl Double {
             self.queue_peak,
             counts(&self.send_errors),
             counts(&self.receive_errors),
-            self.kernel_dropped(),
         );
         if self.flags.json {
             say(&object);
@@ -560,14 +583,13 @@ impl Double {
             let total = |map: &BTreeMap<String, u64>| map.values().sum::<u64>();
             say(&format!(
                 "received {received}\nsent {}\nrefused {}\ntruncated {}\nqueue dropped {dropped}\nqueue peak {}\n\
-                 send errors {}\nreceive errors {}\nkernel dropped {}",
+                 send errors {}\nreceive errors {}\nkernel dropped {kernel_dropped}",
                 self.sent,
                 total(&refused),
                 self.truncated,
                 self.queue_peak,
                 total(&self.send_errors),
                 total(&self.receive_errors),
-                self.kernel_dropped(),
             ));
         }
     }

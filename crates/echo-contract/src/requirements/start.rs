@@ -221,7 +221,7 @@ fn described(help: &str, flag: &str) -> String {
 }
 
 /// Fails unless it ended at once with status 1 and one line on stderr that names `named`.
-fn expect_start_failure(ended: &Ended, named: &str) -> Result<(), Unmet> {
+pub(super) fn expect_start_failure(ended: &Ended, named: &str) -> Result<(), Unmet> {
     ended.expect_code(1)?;
     let shown = format!("stdout {:?}, stderr {:?}\n  {}", ended.stdout, ended.stderr, ended.command);
     ensure(ended.stdout.is_empty(), || format!("it greets and then fails: {shown}"))?;

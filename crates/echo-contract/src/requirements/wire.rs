@@ -112,6 +112,11 @@ pub(super) fn truncation(subject: &Subject) -> Result<(), Unmet> {
         ensure(summary.truncated == 3, || {
             format!("`truncated` is not 3 with --max-size {limit}: {summary:?}")
         })?;
+        // Of a longer datagram no more than one byte beyond the limit is read, so no more counts.
+        let bytes = 3 * (limit as u64 + 1) + 3 * limit as u64;
+        ensure(summary.bytes_received == bytes, || {
+            format!("`bytes_received` is not {bytes} with --max-size {limit}: {summary:?}")
+        })?;
     }
     Ok(())
 }
