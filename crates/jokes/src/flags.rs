@@ -24,27 +24,27 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", default_value = BUNDLED, hide_default_value = true)]
     pub file: PathBuf,
 
-    /// Worker threads of the runtime [default: one for each core]
+    /// Worker threads of the runtime, 1 to 1024 [default: one for each core]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, 1024))]
     pub threads: Option<u16>,
 
-    /// Threads of the blocking pool, at most
+    /// Threads of the blocking pool, at most; 1 to 16384
     #[arg(long, value_name = "N", default_value = "512", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, 16_384))]
     pub blocking_threads: u16,
 
-    /// How long an idle thread of the blocking pool is kept
+    /// How long an idle thread of the blocking pool is kept, at most 1d
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = parse_duration)]
     pub keep_alive: Duration,
 
-    /// Make each read of the jokes file take MS milliseconds longer, like a slow disk
+    /// Make each read of the jokes file take MS milliseconds longer, at most 86400000, like a slow disk
     #[arg(long, value_name = "MS", default_value = "0", allow_hyphen_values = true, value_parser = parse_milliseconds)]
     pub slow_disk: Duration,
 
-    /// How long a client may neither read nor close before its connection ends
+    /// How long a client may neither read nor close before its connection ends, at most 1d
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true, value_parser = parse_positive_duration, alias = "idle-timeout")]
     pub idle_limit: Duration,
 
-    /// Connections that the kernel completes while they wait to be accepted; net.core.somaxconn clamps it
+    /// Connections that the kernel completes while they wait to be accepted, 1 to 65535; net.core.somaxconn clamps it
     #[arg(long, value_name = "N", default_value = "4096", allow_negative_numbers = true, value_parser = parse_number::<u16>(1, u16::MAX))]
     pub backlog: u16,
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use echo_service::demo::Demo;
-use echo_service::{parse_duration, spare_descriptors};
+use echo_service::parse_duration;
 use mio::{Events, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -95,8 +95,7 @@ fn run(state: &Arc<State>, flags: &Flags) -> io::Result<()> {
         move || take(&state, signals, with_waker)
     });
     // endregion: signals
-    // Greeted first, so that a recording shows all that follows. What follows takes some descriptors.
-    spare_descriptors()?;
+    // Greeted first, so that a recording shows all that follows.
     state.demo.greet("waiting for nothing  (end it with Ctrl-C)");
     // region: poll
     let mut poll = Poll::new()?;

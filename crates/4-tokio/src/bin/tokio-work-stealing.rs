@@ -35,8 +35,8 @@ struct Flags {
     parts: Vec<Part>,
 
     /// How many workers, 2 to 64
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(2..=64))]
-    workers: u16,
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u64).range(2..=64))]
+    workers: u64,
 
     /// How many tasks, 1 to 100000
     #[arg(long, value_name = "N", default_value = "32", value_parser = parse_count::<100_000>)]
@@ -171,7 +171,7 @@ fn main() -> ExitCode {
         parts = vec![Part::Dealt, Part::Stolen];
     }
     mark("ready");
-    let workers = usize::from(workers);
+    let workers = workers as usize;
     // Dealt in turn, all long ones fall to the first worker.
     let units: Vec<_> = (0..tasks).map(|number| if number % workers == 0 { LONG } else { 1 }).collect();
     let log = Arc::new(Log { demo, unit, done: AtomicUsize::new(0), ran: Mutex::default() });

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use echo_service::{
     errno_name, limit_hint, print_line, print_to_stderr, raise_descriptor_limit, read_command_line,
+    start_runtime,
 };
 use jokes_acts::{BUNDLED, Jokes, by_kind, parse_address, parse_number, parse_positive_duration};
 use serde::Serialize;
@@ -36,7 +37,7 @@ struct Flags {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:12345", value_parser = parse_address)]
     address: SocketAddr,
 
-    /// Connections to open at once
+    /// Connections to open at once, 1 to 1000000
     #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true, value_parser = parse_number::<u32>(1, 1_000_000))]
     connections: u32,
 
@@ -44,7 +45,7 @@ struct Flags {
     #[arg(long, value_name = "PATH", default_value = BUNDLED, hide_default_value = true)]
     file: PathBuf,
 
-    /// How long one connection may take, from connecting to the end of its joke
+    /// How long one connection may take, from connecting to the end of its joke; at most 1d
     #[arg(long, value_name = "DURATION", default_value = "30s", allow_hyphen_values = true, value_parser = parse_positive_duration)]
     timeout: Duration,
 
@@ -91,7 +92,8 @@ fn main() -> ExitCode {
         Ok(expected) => Arc::new(expected),
         Err(reason) => return fail(reason),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match start_runtime(PROGRAM, || builder.enable_io().enable_time().build()) {
         Ok(runtime) => runtime,
         Err(error) => {
             return fail(format_args!("cannot start the runtime: {error}{}", limit_hint(&error)));
