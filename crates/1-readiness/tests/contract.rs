@@ -7,6 +7,7 @@ fn main() -> ExitCode {
         env!("CARGO_MANIFEST_DIR"),
         &[
             env!("CARGO_BIN_EXE_echo-blocking"),
+            env!("CARGO_BIN_EXE_echo-libc"),
             env!("CARGO_BIN_EXE_echo-select"),
             env!("CARGO_BIN_EXE_echo-poll"),
             env!("CARGO_BIN_EXE_echo-epoll-level"),

@@ -62,6 +62,7 @@ pub const RUNGS: &[Rung] = &[
         queues: false,
         ..rung("echo-blocking", "1-readiness", Trigger::Blocking, &["recvfrom", "recvmsg"])
     },
+    rung("echo-libc", "1-readiness", Trigger::Level, &["poll", "ppoll"]),
     rung("echo-select", "1-readiness", Trigger::Level, &["select", "pselect6"]),
     rung("echo-poll", "1-readiness", Trigger::Level, &["poll", "ppoll"]),
     rung("echo-epoll-level", "1-readiness", Trigger::Level, EPOLL),

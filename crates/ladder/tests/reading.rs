@@ -16,8 +16,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tool::{Launch, is_there, ladder, run, server};
 
-const RUNGS: [&str; 12] = [
+const RUNGS: [&str; 13] = [
     "echo-blocking",
+    "echo-libc",
     "echo-select",
     "echo-poll",
     "echo-epoll-level",

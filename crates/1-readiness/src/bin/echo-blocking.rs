@@ -5,7 +5,8 @@
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-blocking    (or: strace target/debug/echo-blocking)
 //! Expect:   recvfrom, sendto for one datagram; 128 for a burst of 64
-//! Still wrong: while it sleeps in one call, it can do nothing else (next: echo-select).
+//! Still wrong: while it sleeps in one call, it can do nothing else (next: echo-libc).
+#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};

@@ -6,6 +6,7 @@
 //! Watch:    cargo ladder trace echo-epoll-edge    (or: strace target/debug/echo-epoll-edge)
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 132 for a burst of 64
 //! Still wrong: flags and structures of one system call, of one system (next: echo-mio-level).
+#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;

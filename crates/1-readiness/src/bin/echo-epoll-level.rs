@@ -6,6 +6,7 @@
 //! Watch:    cargo ladder trace echo-epoll-level    (or: strace target/debug/echo-epoll-level)
 //! Expect:   epoll_wait, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 130 for a burst of 64
 //! Still wrong: each wait reports again what the program has not read to the end (next: echo-epoll-edge).
+#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;

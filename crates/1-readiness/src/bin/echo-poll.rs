@@ -6,6 +6,7 @@
 //! Watch:    cargo ladder trace echo-poll    (or: strace target/debug/echo-poll)
 //! Expect:   poll, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 130 for a burst of 64
 //! Still wrong: the kernel walks the whole list on each call (next: echo-epoll-level).
+#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;

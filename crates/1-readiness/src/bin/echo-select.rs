@@ -6,6 +6,7 @@
 //! Watch:    cargo ladder trace echo-select    (or: strace target/debug/echo-select)
 //! Expect:   select, recvfrom, recvfrom = EAGAIN, sendto for one datagram; 130 for a burst of 64
 //! Still wrong: descriptors from 1024 up do not fit the sets (next: echo-poll).
+#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
