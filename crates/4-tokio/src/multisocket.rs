@@ -2,6 +2,7 @@
 //! How these futures are put together is what each demo shows.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{self, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -30,7 +31,7 @@ struct Flags {
     #[arg(long, value_name = "N", default_value = "10", value_parser = parse_count::<65_535>)]
     sockets: usize,
 
-    /// Port of the first socket, at most 65535, the others follow; 0 lets the kernel choose it
+    /// Port of the first socket, at most 65535, the others follow; 0 looks for free ones
     #[arg(long, value_name = "PORT", default_value = "2000")]
     base_port: u16,
 
@@ -190,27 +191,48 @@ fn bind(demo: &Demo, count: usize, base: u16) -> Vec<net::UdpSocket> {
     if base > 0 {
         return (0..count).map(|index| demo.bind_udp(local(base + index as u16)).0).collect();
     }
-    // The kernel chooses the first; should a neighbour's port be taken, let it choose again.
-    let attempt = || -> io::Result<Vec<_>> {
-        let first = net::UdpSocket::bind(local(0))?;
-        let base = first.local_addr()?.port();
-        let others = (1..count).map(|index| match u16::try_from(usize::from(base) + index) {
-            Ok(port) => net::UdpSocket::bind(local(port)),
-            Err(_) => Err(ErrorKind::AddrInUse.into()),
-        });
-        std::iter::once(Ok(first)).chain(others).collect()
-    };
-    for _ in 0..100 {
-        match attempt() {
-            Ok(sockets) => return sockets,
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(error) => demo.fail(format_args!(
-                "cannot open {count} sockets: {}, or ask for fewer with --sockets",
-                explain(&error)
-            )),
+    bind_row(count).unwrap_or_else(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            demo.fail(format_args!("found no {count} free ports in a row: choose them with --base-port"))
+        }
+        _ => demo.fail(format_args!(
+            "cannot open {count} sockets: {}, or ask for fewer with --sockets",
+            explain(&error)
+        )),
+    })
+}
+
+/// The first port behind those that Linux gives to whoever asks for any (ip(7), `ip_local_port_range`): from here on
+/// no neighbour gets one by chance.
+const FIRST_UNASKED: u32 = 61_000;
+
+/// Binds `count` sockets to the first ports in a row that are free on 127.0.0.1, sought from a random one on.
+///
+/// # Errors
+///
+/// `AddrInUse` when there is no such row; what the system says when it opens no further socket.
+fn bind_row(count: usize) -> io::Result<Vec<net::UdpSocket>> {
+    let end = u32::from(u16::MAX) + 1;
+    // A row that is too long for the last ports reaches over those that the kernel gives away.
+    let begin = if count <= (end - FIRST_UNASKED) as usize { FIRST_UNASKED } else { 10_000 };
+    // Programs that start together do not all begin at the same port. std has no other randomness than this.
+    let start = begin + (RandomState::new().hash_one(count) % u64::from(end - begin)) as u32;
+    let mut row = Vec::with_capacity(count);
+    // Once around, and on to where the last row that begins before `start` ends.
+    for port in (start..end).chain(begin..end) {
+        if port == begin {
+            row.clear();
+        }
+        match net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port as u16)) {
+            Ok(socket) => row.push(socket),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => row.clear(),
+            Err(error) => return Err(error),
+        }
+        if row.len() == count {
+            return Ok(row);
         }
     }
-    demo.fail(format_args!("found no {count} free ports in a row: choose them with --base-port"))
+    Err(ErrorKind::AddrInUse.into())
 }
 
 /// Sends `count` datagrams to `addresses` in turn, each after the echo of the last.

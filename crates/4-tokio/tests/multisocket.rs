@@ -181,3 +181,19 @@ fn nobody_need_listen() {
         survives_without_an_audience(program, &["--base-port", "0", "--poke", "20"]);
     }
 }
+
+#[test]
+fn a_row_of_ports_is_found_beside_many_neighbours() {
+    // Of the ports that the kernel gives away, one in 59 is taken: 60 in a row are nowhere free among them.
+    let neighbours: Vec<_> =
+        (32_768..61_000).step_by(59).map(|port| UdpSocket::bind(("127.0.0.1", port))).collect();
+    let args = ["--base-port", "0", "--sockets", "60", "--json"];
+    let mut together: Vec<_> = (0..4).map(|_| Running::start(JOIN, &args)).collect();
+    for program in &mut together {
+        addresses(program, 60);
+    }
+    drop(neighbours);
+    for program in together {
+        assert_eq!(program.interrupt().summary()["sockets"], 60);
+    }
+}
