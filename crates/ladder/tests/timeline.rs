@@ -349,7 +349,8 @@ fn anybody_s_server_is_drawn() {
         succeeded(&told);
         assert!(told.out.contains("\"hello\""), "{name}: {}", told.out);
         let drawn = text(&[&script[..], &words].concat());
-        let receive = if name == "C" { "recvmsg \"hello\" from client-1" } else { "\"hello\"" };
+        // It was asleep in its receive, or in its wait, when the client sent.
+        let receive = if name == "C" { "~ recvmsg \"hello\" from client-1" } else { "\"hello\"" };
         assert!(drawn.contains(receive), "{name}:\n{drawn}");
         assert!(drawn.contains("~ asleep in"), "{name}:\n{drawn}");
     }

@@ -43,7 +43,12 @@ pub fn kind(call: &Call, rendered: &Rendered, slept: bool) -> Kind {
                 Kind::Sleep
             }
         }
-        _ if slept || waits_for_a_thread(call) || name.ends_with("nanosleep") => Kind::Sleep,
+        _ if slept && may_sleep(call, rendered)
+            || waits_for_a_thread(call)
+            || name.ends_with("nanosleep") =>
+        {
+            Kind::Sleep
+        }
         _ if receives(call, rendered) => Kind::Receive,
         _ if sends(call, rendered) => Kind::Send,
         _ => Kind::Call,

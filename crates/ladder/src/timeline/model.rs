@@ -139,7 +139,9 @@ impl Timeline {
         let mut clients = 0;
         for line in order {
             let Line { thread, what } = &story.lines[line];
-            let slept = client_did.insert(thread.clone(), clients).is_some_and(|before| before < clients);
+            // The first thread was there before the client did anything; another one may be new.
+            let unseen = if thread == "main" { 0 } else { clients };
+            let slept = client_did.insert(thread.clone(), clients).unwrap_or(unseen) < clients;
             let mut event = match what {
                 What::Client(note) => {
                     clients += 1;
@@ -340,7 +342,13 @@ impl Buffers {
 
     /// Takes out what a receive brought: a datagram for each client that it names.
     fn drain(&mut self, call: &Call, rendered: &Rendered) {
-        if !call.receives() || call.errno.is_some() || self.waiting.is_empty() {
+        let takes = label::receives(call, rendered) && call.errno.is_none();
+        let from_a_socket = rendered
+            .args
+            .first()
+            .is_some_and(|fd| ["socket", "connected"].iter().any(|kind| fd.starts_with(kind)));
+        let only_looks = rendered.args.iter().any(|arg| arg.contains("MSG_PEEK"));
+        if !takes || !from_a_socket || only_looks || self.waiting.is_empty() {
             return;
         }
         let mut named = 0;
