@@ -66,7 +66,8 @@ struct Figure {
     median: f64,
     min: f64,
     max: f64,
-    ratio: f64,
+    /// `None` when the reference was at 0 in every round: with no echo and with `--pings 0` there is nothing to compare.
+    ratio: Option<f64>,
 }
 
 /// What one server did in one round.
@@ -257,13 +258,14 @@ fn row(target: &Target, rounds: &[Round], reference: &[Round], calls: Option<f64
         let ratios: Vec<f64> = rounds
             .iter()
             .zip(reference)
-            .map(|(ours, theirs)| pick(ours) / pick(theirs).max(f64::MIN_POSITIVE))
+            .filter(|(_, theirs)| pick(theirs) > 0.0)
+            .map(|(ours, theirs)| pick(ours) / pick(theirs))
             .collect();
         Figure {
             median: median(&values),
             min: values.iter().copied().fold(f64::INFINITY, f64::min),
             max: values.iter().copied().fold(0.0, f64::max),
-            ratio: median(&ratios),
+            ratio: (!ratios.is_empty()).then(|| median(&ratios)),
         }
     };
     Row {
@@ -310,6 +312,7 @@ fn report(checkout: &Checkout, options: &Options, rows: Vec<Row>) -> Result<Exit
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let ratio = |figure: Figure| figure.ratio.map_or_else(|| "?".into(), |ratio| format!("{ratio:.2}"));
     let mut cost = Table::new(
         [
             "program",
@@ -328,7 +331,7 @@ fn report(checkout: &Checkout, options: &Options, rows: Vec<Row>) -> Result<Exit
         let cpu = row.cpu_ns_per_datagram;
         cost.row([
             row.program.clone(),
-            format!("{:.2}", cpu.ratio),
+            ratio(cpu),
             format!("{:.0}", cpu.median),
             format!("{:.0}-{:.0}", cpu.min, cpu.max),
             row.system_calls_per_datagram
@@ -346,7 +349,7 @@ fn report(checkout: &Checkout, options: &Options, rows: Vec<Row>) -> Result<Exit
         let range = |figure: Figure| format!("{:.1}-{:.1}", figure.min, figure.max);
         trip.row([
             row.program.clone(),
-            format!("{:.2}", p50.ratio),
+            ratio(p50),
             format!("{:.1}", p50.median),
             range(p50),
             format!("{:.1}", p99.median),
@@ -382,9 +385,19 @@ mod tests {
         let target = Target::Foreign { name: "x".into(), command: vec!["x".into()] };
         // The machine slows down by half in the last round, and the ratio does not notice.
         let row = row(&target, &rounds([110.0, 220.0, 440.0]), &rounds([100.0, 200.0, 400.0]), None);
-        assert!((row.cpu_ns_per_datagram.ratio - 1.1).abs() < 1e-9);
+        assert!(row.cpu_ns_per_datagram.ratio.is_some_and(|ratio| (ratio - 1.1).abs() < 1e-9));
         assert_eq!(row.cpu_ns_per_datagram.median, 220.0);
         assert_eq!((row.cpu_ns_per_datagram.min, row.cpu_ns_per_datagram.max), (110.0, 440.0));
+    }
+
+    #[test]
+    fn a_round_in_which_the_reference_is_at_0_has_no_ratio() {
+        let rounds = |values: [f64; 2]| values.map(|cpu_ns| Round { cpu_ns, ..Round::default() });
+        let target = Target::Foreign { name: "x".into(), command: vec!["x".into()] };
+        let ratio =
+            |reference| row(&target, &rounds([5.0, 6.0]), &rounds(reference), None).cpu_ns_per_datagram.ratio;
+        assert_eq!(ratio([0.0, 2.0]), Some(3.0));
+        assert_eq!(ratio([0.0, 0.0]), None);
     }
 
     #[test]

@@ -107,12 +107,15 @@ impl Load {
                 came += receive(peer, self.size, &mut self.slots, &mut flow)?;
                 under_way += peer.next - peer.expected;
             }
+            // Before the end is looked for: it may be the last echoes that came.
+            if came > 0 {
+                idle_turns = 0;
+                flow.seconds = start.elapsed().saturating_sub(given_up).as_secs_f64();
+            }
             if over && under_way == 0 {
                 break;
             }
             if came > 0 {
-                idle_turns = 0;
-                flow.seconds = start.elapsed().saturating_sub(given_up).as_secs_f64();
                 continue;
             }
             // The clock is looked at only now and then: it costs as much as a small system call.
@@ -317,6 +320,16 @@ mod tests {
     fn a_lost_echo_is_reported() {
         let flow = flow(100, |index, _| index != 50);
         assert_eq!((flow.echoes, flow.lost, flow.wrong), (99, 1, 0));
+    }
+
+    #[test]
+    fn the_time_of_the_last_echo_counts_when_it_is_the_only_one() {
+        let flow = flow(1, |_, _| {
+            thread::sleep(Duration::from_millis(20));
+            true
+        });
+        assert_eq!(flow.echoes, 1);
+        assert!(flow.seconds >= 0.02, "{flow:?}");
     }
 
     #[test]
