@@ -126,6 +126,10 @@ impl Timeline {
                 threads.push(line.thread.clone());
             }
         }
+        // Where a recording begins, another thread may be at work first.
+        if let Some(main) = threads.iter().position(|name| name == "main") {
+            threads[..=main].rotate_right(1);
+        }
         if threads.len() > THREADS {
             threads.truncate(THREADS - 1);
             threads.push("other threads".into());

@@ -57,6 +57,13 @@ impl Columns {
     fn thread(&self, item: &Item) -> (usize, usize) {
         self.threads[item.thread.min(self.threads.len() - 1)]
     }
+
+    /// How many letters a text that begins at `x` may have: no other thread has a box beside it, so it may stand out of
+    /// its column as far as the last thread's reaches.
+    fn letters_from(&self, x: usize) -> usize {
+        let end = self.threads.last().map_or(WIDTH, |(x, width)| x + width);
+        letters(end.saturating_sub(x + 2))
+    }
 }
 
 /// What is said of a row, and the region of the source that it comes from.
@@ -182,26 +189,33 @@ fn draw_item(out: &mut Lines, timeline: &Timeline, columns: &Columns, item: &Ite
             ));
             out.text(MARGIN + 6, text_y, "", &cut(text, letters(full - 12)));
         }
-        Event::Mark(text) => out.text(x + 4, text_y, "dim", &cut(&times(item.count, text), letters(width))),
-        Event::Call(shown) => draw_call(out, shown, item.count, (x, width), y),
+        Event::Mark(text) => {
+            out.text(x + 4, text_y, "dim", &cut(&times(item.count, text), columns.letters_from(x + 4)))
+        }
+        Event::Call(shown) => draw_call(out, columns, item, shown, y),
         Event::Open(shown) => {
             let bottom = y + BOX + 3;
             out.line(format_args!(
                 r#"<path class="sleep open" d="M{x} {bottom}V{y}H{}V{bottom}"/>"#,
                 x + width
             ));
-            out.text(x + 6, text_y, "", &cut(&shown.label, letters(width - 10)));
+            out.text(x + 6, text_y, "", &cut(&shown.label, columns.letters_from(x + 6)));
         }
         Event::Wake(woken) => {
             out.text(
                 x + 4,
                 text_y,
                 "",
-                &cut(&times(item.count, &format!("wake {}", task(*woken))), letters(width)),
+                &cut(&times(item.count, &format!("wake {}", task(*woken))), columns.letters_from(x + 4)),
             );
         }
         Event::Spawn(spawned) => {
-            out.text(x + 4, text_y, "dim", &cut(&format!("spawn {}", task(*spawned)), letters(width)));
+            out.text(
+                x + 4,
+                text_y,
+                "dim",
+                &cut(&format!("spawn {}", task(*spawned)), columns.letters_from(x + 4)),
+            );
         }
         Event::Again { rows, times, .. } => {
             out.line(format_args!(r#"<path class="again" d="M{} {}V{}H{}"/>"#, x + 4, y + 1, y + 9, x + 12));
@@ -216,7 +230,8 @@ fn draw_item(out: &mut Lines, timeline: &Timeline, columns: &Columns, item: &Ite
     }
 }
 
-fn draw_call(out: &mut Lines, shown: &CallBox, count: usize, (x, width): (usize, usize), y: usize) {
+fn draw_call(out: &mut Lines, columns: &Columns, item: &Item, shown: &CallBox, y: usize) {
+    let (x, width) = columns.thread(item);
     let class = match shown.kind {
         Kind::Sleep if shown.receives => "receive sleep",
         Kind::Sleep => "sleep",
@@ -231,9 +246,9 @@ fn draw_call(out: &mut Lines, shown: &CallBox, count: usize, (x, width): (usize,
     let text_x = if shown.kind == Kind::WouldBlock { x + BOX + 6 } else { x + 6 };
     out.line(format_args!(
         r#"<rect class="{class}"{} x="{x}" y="{y}" width="{box_width}" height="{BOX}" rx="3"/>"#,
-        number(count)
+        number(item.count)
     ));
-    out.text(text_x, y + 13, "", &cut(&shown.label, letters(x + width - text_x - 2)));
+    out.text(text_x, y + 13, "", &cut(&shown.label, columns.letters_from(text_x)));
 }
 
 fn arrows(out: &mut Lines, timeline: &Timeline, layout: &Layout, columns: &Columns) {
@@ -249,7 +264,8 @@ fn arrows(out: &mut Lines, timeline: &Timeline, layout: &Layout, columns: &Colum
         let item = &layout.rows[arrow.from];
         let (x, _) = columns.thread(item);
         let name = timeline.tasks.get(arrow.task).map_or("", String::as_str);
-        let from = x + 10 + width_of(&times(item.count, &format!("wake {name}")));
+        let words = cut(&times(item.count, &format!("wake {name}")), columns.letters_from(x + 4));
+        let from = x + 10 + width_of(&words);
         let (to, y) = (columns.tasks[arrow.task].0 + 5, TOP + arrow.from * ROW + 9);
         let n = number(item.count);
         match arrow.to {
