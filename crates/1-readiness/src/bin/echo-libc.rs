@@ -111,7 +111,7 @@ fn flush(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -
 }
 // endregion: flush
 
-// region: calls
+// region: recv_from
 /// The result of a call: -1 says that `errno`, a variable of this thread, holds the reason.
 fn checked(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
@@ -128,6 +128,7 @@ fn recv_from(socket: &UdpSocket, slot: &mut [u8]) -> io::Result<(usize, SocketAd
         unsafe { libc::recvfrom(fd, slot.as_mut_ptr().cast(), slot.len(), 0, peer, &raw mut size) };
     Ok((checked(received)?, std_address(&address)?))
 }
+// endregion: recv_from
 
 /// `UdpSocket::send_to`, by hand.
 fn send_to(socket: &UdpSocket, payload: &[u8], peer: SocketAddr) -> io::Result<usize> {
@@ -179,4 +180,3 @@ fn std_address(address: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
         family => Err(io::Error::other(format!("address family {family}"))),
     }
 }
-// endregion: calls
