@@ -67,8 +67,8 @@ fn run(
     service.greet();
     // region: wait
     while service.serving(queue) {
-        // Ask for what the queue can use: room wants datagrams, contents want to go. One of the two
-        // always holds, for mio knows no empty interest.
+        // Ask for what the queue can use: room wants datagrams, contents want to go. mio knows no empty
+        // interest. None is needed: a queue has room, or contents, or both.
         let interest = match (queue.has_room(), queue.is_empty()) {
             (true, true) => Interest::READABLE,
             (true, false) => Interest::READABLE | Interest::WRITABLE,

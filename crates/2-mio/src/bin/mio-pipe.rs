@@ -1,9 +1,9 @@
 //! mio-pipe: is a wake-up written although nobody sleeps?
 //!
 //! New here: the count: how many writes a wake costs, as the kernel has counted them.
-//! Run:      cargo run --bin mio-pipe              (or one part: wake, flag)
+//! Run:      cargo run --bin mio-pipe              (or one part: wake, flag, race)
 //! Watch:    strace -f -c -e trace=write,epoll_wait target/debug/mio-pipe flag
-//! Expect:   wake: a write each; flag: none while nobody sleeps, one for each wake of a sleeper
+//! Expect:   wake: a write each; flag: none while nobody sleeps, one for each wake of a sleeper; race: in between
 //! Still wrong: a flag, a queue and an order of three steps, to be kept by hand (next: future-notify).
 
 use std::fmt;
@@ -40,6 +40,8 @@ enum Part {
     Wake,
     /// The same behind an "is it asleep?" flag, with a queue
     Flag,
+    /// Behind the flag, while both sides run at full speed
+    Race,
 }
 
 /// What one experiment counted.
@@ -57,6 +59,7 @@ impl fmt::Display for Count {
         let part = match self.part {
             Part::Wake => "wake",
             Part::Flag => "flag",
+            Part::Race => "race",
         };
         write!(f, "{part}  {}", self.cost)
     }
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
     let about = "Counts the writes that a wake-up costs: mio's, and one behind a flag";
     let (demo, Flags { mut parts, wakes }) = Demo::parse::<Flags>(env!("CARGO_BIN_NAME"), about);
     if parts.is_empty() {
-        parts = vec![Part::Wake, Part::Flag];
+        parts = Part::value_variants().to_vec();
     }
     let mut summary = Summary { program: demo.program(), parts: Vec::new() };
     mark("ready");
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         let counts = match part {
             Part::Wake => nobody_polls(&demo, wakes).map(|count| vec![count]),
             Part::Flag => behind_a_flag(&demo, wakes),
+            Part::Race => at_full_speed(&demo, wakes).map(|count| vec![count]),
         };
         match counts {
             Ok(counts) => summary.parts.extend(counts),
@@ -155,8 +159,8 @@ impl Mailbox {
     /// Leaves a letter; wakes the reader if it sleeps.
     fn post(&self, letter: usize) -> io::Result<()> {
         self.letters().push(letter);
-        // The letter first, then the look at the flag. Whoever swaps the flag out owes the write, and
-        // nobody else does.
+        // The letter first, then the look at the flag. Whoever finds the flag set, and clears it, must
+        // write, and nobody else.
         if self.asleep.swap(false, Ordering::SeqCst) { self.waker.wake() } else { Ok(()) }
     }
 
@@ -204,9 +208,6 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
     let mut poll = Poll::new()?;
     let mailbox = Mailbox::new(&poll)?;
     let shown = |case, writes, events| shown(demo, Part::Flag, case, wakes, writes, events);
-    let joined = |joined: thread::Result<io::Result<u64>>| {
-        joined.unwrap_or_else(|_| Err(io::Error::other("the reader's thread panicked")))
-    };
 
     mark("wake reader");
     let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
@@ -231,15 +232,25 @@ fn behind_a_flag(demo: &Demo, wakes: usize) -> io::Result<Vec<Count>> {
         io::Result::Ok((writes, joined(reader.join())?))
     })?;
     let asleep = shown("behind a flag, asleep each time", writes, events);
+    Ok(vec![busy, asleep])
+}
 
+/// Part three: the flag, and nobody waits for anybody.
+fn at_full_speed(demo: &Demo, wakes: usize) -> io::Result<Count> {
+    let mut poll = Poll::new()?;
+    let mailbox = Mailbox::new(&poll)?;
     // Letters as fast as they go: that the reader gets them all is the proof that no wake is lost.
     let (writes, events) = thread::scope(|scope| {
         let reader = thread::Builder::new().spawn_scoped(scope, || mailbox.read(&mut poll, wakes, || {}))?;
         let writes = count_writes(|| (0..wakes).try_for_each(|letter| mailbox.post(letter)))?;
         io::Result::Ok((writes, joined(reader.join())?))
     })?;
-    let racing = shown("behind a flag, both at full speed", writes, events);
-    Ok(vec![busy, asleep, racing])
+    Ok(shown(demo, Part::Race, "behind a flag, both at full speed", wakes, writes, events))
+}
+
+/// What the reader's thread returned.
+fn joined(joined: thread::Result<io::Result<u64>>) -> io::Result<u64> {
+    joined.unwrap_or_else(|_| Err(io::Error::other("the reader's thread panicked")))
 }
 
 #[cfg(test)]
