@@ -6,7 +6,7 @@ mod common;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{Target, metric, output, parse, run, start};
+use common::{Target, end, metric, output, parse, run, start};
 use loadgen::result::{Document, Search};
 
 /// Held by the test that runs.
@@ -94,7 +94,7 @@ fn t15_a_stopped_line_server() {
         let child = start(&target, &args);
         std::thread::sleep(Duration::from_secs(1));
         let took = server.hold(time);
-        (took, parse(&child.wait_with_output().expect("its output")).1)
+        (took, parse(&end(child)).1)
     };
     let mut complaint = String::new();
     let held = (0..2).any(|_| {

@@ -3,13 +3,15 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::sync::Arc;
 
+use harness::demo::must;
+use harness::{Launch, Process, cores};
 use serde_json::Value;
 
 mod common;
-use common::{Target, output};
+use common::{Target, end, loadgen, output};
 
 /// The JSON of a finished `loadgen`, with its exit code; it must obey the schema in the repository.
 fn result(output: &Output) -> (i32, Value) {
@@ -299,45 +301,16 @@ fn tls_is_spoken_and_an_unknown_certificate_is_an_error() {
     assert_eq!(result["errors"]["tls certificate not trusted"], 20, "{}", result["errors"]);
 }
 
-/// Processes that keep a core busy, ended when dropped.
-struct Burners(Vec<Child>);
-
-impl Burners {
-    fn on_core(core: &str, n: usize) -> Option<Self> {
-        let burn = || Command::new("taskset").args(["-c", core, "sh", "-c", "while :; do :; done"]).spawn();
-        (0..n).map(|_| burn()).collect::<Result<Vec<_>, _>>().ok().map(Self)
-    }
-}
-
-impl Drop for Burners {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // They cannot have ended by themselves.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 #[test]
 fn t12_a_starved_generator_is_the_limit_and_says_so() {
     let target = Target::start("udp", &[]);
-    // Which cores are ours is for the kernel to say: the first that we may use.
-    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
-    let allowed =
-        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of cores");
-    let core = allowed.trim().split([',', '-']).next().expect("a core");
-    let Some(_burners) = Burners::on_core(core, 4) else {
-        eprintln!("skipped: taskset (package util-linux) is not installed");
-        return;
-    };
-    let args =
-        ["-c", core, env!("CARGO_BIN_EXE_loadgen"), "run", &format!("udp://{}", target.address), "--json"];
-    let more =
-        ["--rate", "20000", "--duration", "2s", "--warmup", "0s", "--timeout", "1s", "--max-latency", "1s"];
-    let child =
-        Command::new("taskset").args(args).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let (code, result) = result(&child.and_then(Child::wait_with_output).expect("taskset starts"));
+    let core = cores()[0];
+    let busy = || Launch::new("sh").args(["-c", "while :; do :; done"]).on_core(core).start();
+    let _burners: Vec<Process> = (0..4).map(|_| must(busy())).collect();
+    let url = format!("udp://{}", target.address);
+    let args = ["run", &url, "--json", "--rate", "20000", "--duration", "2s", "--warmup", "0s"];
+    let args = [&args[..], &["--timeout", "1s", "--max-latency", "1s"]].concat();
+    let (code, result) = result(&end(must(loadgen(&args).on_core(core).start())));
     assert_eq!(code, 4, "{}", result["validity"]);
     assert_eq!(result["validity"]["ok"], false);
     assert!(result["validity"]["reasons"].as_array().is_some_and(|reasons| !reasons.is_empty()));

@@ -7,14 +7,14 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{DEADLINE, Target, hold, metric, output, parse, run, start};
+use common::{DEADLINE, Target, end, hold, metric, output, parse, run, start};
+use harness::demo::must;
+use harness::{Launch, Process, eventually};
 use loadgen::record::Metric;
 use loadgen::result::{Document, Run};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 fn url(target: &Target) -> String {
     format!("http://{}/", target.address)
@@ -38,8 +38,8 @@ fn a_stopped_server_is_seen_where_the_formula_says() {
         let closed = start(&url(&server), &[&common[..], &["--closed-loop", "--connections", "2"]].concat());
         std::thread::sleep(Duration::from_secs(3));
         let s = server.hold(Duration::from_secs(2));
-        let (_, open) = parse(&open.wait_with_output().expect("its output"));
-        let (_, closed) = parse(&closed.wait_with_output().expect("its output"));
+        let (_, open) = parse(&end(open));
+        let (_, closed) = parse(&end(closed));
         assert_eq!(open.counts.scheduled, 1600);
 
         let late = lateness(&open);
@@ -79,7 +79,7 @@ fn a_dead_server_is_in_the_result() {
     let child = start(&url(&server), &args);
     std::thread::sleep(Duration::from_millis(1500));
     server.signal(Signal::SIGSTOP);
-    let (code, run) = parse(&child.wait_with_output().expect("its output"));
+    let (code, run) = parse(&end(child));
     server.signal(Signal::SIGCONT);
     let lost = run.counts.timeout + run.counts.unfinished;
     assert!((80..=300).contains(&lost), "the requests after its death: {lost}");
@@ -160,7 +160,7 @@ fn t16_four_shards_merge_to_the_whole() {
         ["--rate", "333", "--duration", "2s", "--warmup", "500ms", "--seed", "5", "--arrival", "poisson"];
     let (_, whole) = run(&url(&server), &common);
     let at = (at + 6.0).to_string();
-    let children: Vec<Child> = (0..4)
+    let children: Vec<Process> = (0..4)
         .map(|i| {
             start(&url(&server), &[&common[..], &["--shard", &format!("{i}/4"), "--start-at", &at]].concat())
         })
@@ -168,7 +168,7 @@ fn t16_four_shards_merge_to_the_whole() {
     let mut files = Vec::new();
     let mut parts = Metric::new();
     for (i, child) in children.into_iter().enumerate() {
-        let output = child.wait_with_output().expect("its output");
+        let output = end(child);
         let (_, run) = parse(&output);
         parts.merge(&metric(&run.corrected));
         let file = directory.join(format!("{i}.json"));
@@ -217,8 +217,8 @@ fn r25_a_stopped_generator_neither_panics_nor_forgets() {
         ["--rate", "100", "--duration", "4s", "--warmup", "0s", "--timeout", "1s", "--max-latency", "500ms"];
     let child = start(&url(&server), &args);
     std::thread::sleep(Duration::from_millis(1000));
-    hold(child.id(), Duration::from_secs(2));
-    let (code, run) = parse(&child.wait_with_output().expect("its output"));
+    hold(&child, Duration::from_secs(2));
+    let (code, run) = parse(&end(child));
     assert_eq!((code, run.validity.ok), (4, false), "{:?}", run.validity);
     assert_eq!(run.counts.scheduled, 400);
     let max = run.corrected.max.expect("set");
@@ -239,8 +239,8 @@ fn a_backlog_does_not_drown_its_own_replies() {
         &["--rate", "60000", "--duration", "2s", "--warmup", "0s", "--grace", "1s", "--size", "1000"],
     );
     std::thread::sleep(Duration::from_millis(600));
-    hold(child.id(), Duration::from_secs(1));
-    let (_, run) = parse(&child.wait_with_output().expect("its output"));
+    hold(&child, Duration::from_secs(1));
+    let (_, run) = parse(&end(child));
     let udp = run.udp.expect("datagrams");
     assert_eq!(udp.sent, 120_000, "all of the backlog leaves");
     assert!(udp.kernel_dropped <= 6_000, "a tenth of the backlog at most: {udp:?}");
@@ -267,7 +267,7 @@ fn r20_memory_is_constant() {
     let before = look();
     std::thread::sleep(Duration::from_secs(seconds - 5));
     let after = look();
-    let (_, run) = parse(&child.wait_with_output().expect("its output"));
+    let (_, run) = parse(&end(child));
     assert_eq!(run.counts.scheduled, 2000 * seconds);
     assert_eq!(before.1, after.1, "descriptors");
     // 6,000 requests lie between at least: samples would show, and so would a window that is not encoded.
@@ -279,9 +279,9 @@ fn an_interrupted_run_prints_what_it_has() {
     let server = Target::start("http", &[]);
     let child = start(&url(&server), &["--rate", "100", "--duration", "60s", "--warmup", "0s"]);
     std::thread::sleep(Duration::from_secs(2));
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("it runs");
+    must(child.signal(Signal::SIGINT));
     let begin = Instant::now();
-    let output = child.wait_with_output().expect("its output");
+    let output = end(child);
     assert!(begin.elapsed() < DEADLINE);
     let (code, run) = parse(&output);
     assert_eq!((code, run.interrupted), (130, true));
@@ -409,30 +409,22 @@ fn nginx() {
         );
         let file = directory.join("nginx.conf");
         std::fs::write(&file, configuration).expect("a configuration");
-        let mut server = Command::new(&nginx)
-            .args(["-e", &format!("{d}/error.log"), "-c", &file.display().to_string()])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx starts");
-        let begin = Instant::now();
-        let up = loop {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break server.try_wait().expect("it is ours").is_none();
-            }
-            if server.try_wait().expect("it is ours").is_some() || begin.elapsed() > DEADLINE {
-                break false;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        if up {
+        let args = ["-e", &format!("{d}/error.log"), "-c", &file.display().to_string()];
+        let mut server = must(Launch::new(nginx.display()).args(args).start());
+        // Another program may have taken the port: then nginx ends.
+        let up = eventually("nginx serves or ends", DEADLINE, || {
+            let connected = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+            let ended = server.has_exited();
+            (connected || ended).then_some(!ended)
+        });
+        if matches!(up, Ok(true)) {
             let args = ["--rate", "500", "--duration", "2s", "--warmup", "200ms"];
             let (_, run) = run(&format!("http://127.0.0.1:{port}/1k"), &args);
             let (_, missing) = self::run(
                 &format!("http://127.0.0.1:{port}/none"),
                 &["--rate", "20", "--duration", "1s", "--warmup", "0s"],
             );
-            kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM).expect("it runs");
-            server.wait().expect("it ends");
+            must(server.terminate());
             std::fs::remove_dir_all(&directory).expect("the directory is ours");
             // nginx closes each connection after 100 requests, as told: none may be lost to that.
             assert_eq!((run.counts.scheduled, run.counts.ok), (1000, 1000), "{:?}", run.errors);
@@ -440,8 +432,6 @@ fn nginx() {
             assert_eq!(missing.errors.get("http 404"), Some(&20));
             return;
         }
-        _ = server.kill();
-        _ = server.wait();
     }
     panic!("nginx did not start; see {}", directory.display());
 }

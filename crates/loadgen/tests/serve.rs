@@ -2,9 +2,10 @@
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use harness::Output;
+use harness::demo::must;
 use nix::sys::signal::Signal;
 
 mod common;
@@ -297,14 +298,10 @@ fn an_address_in_use_is_one_line_and_1() {
 
 #[test]
 fn without_an_audience_it_serves_on() {
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
     // The address cannot be read from a full disk, so it is chosen: one of this test's own.
     let address = "127.0.44.1:29170";
-    let mut child = loadgen(&["serve", "udp", address, "-v"])
-        .stdout(Stdio::from(full.try_clone().expect("cloned")))
-        .stderr(Stdio::from(full))
-        .spawn()
-        .expect("the binary starts");
+    let serve = loadgen(&["serve", "udp", address, "-v"]).stdout(Output::Full).stderr(Output::Full);
+    let server = must(serve.start());
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     socket.connect(address).expect("connected");
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
@@ -319,8 +316,7 @@ fn without_an_audience_it_serves_on() {
             break false;
         }
     };
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it runs");
-    let status = child.wait().expect("it ends");
+    let ended = must(server.terminate());
     assert!(answered, "no reply within the deadline");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(ended.code(), Some(0));
 }

@@ -3,16 +3,17 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use harness::demo::must;
 use loadgen::result::{Document, PlannedRequest, Run, Search};
 
 mod common;
 use common::sample::{save, stalled};
-use common::{DEADLINE, Target, output, parse};
+use common::{DEADLINE, Target, end, loadgen, output, parse};
 
 /// What a server does with the `n`th request of all its connections, whose head it gets; false closes the connection.
 type Answer = dyn Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync;
@@ -71,20 +72,9 @@ fn tables(target: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The binary with few descriptors, by the shell.
+/// The binary with few descriptors.
 fn with_descriptors(n: usize, args: &[&str]) -> Output {
-    Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -n \"$1\"; shift; exec \"$@\"",
-            "sh",
-            &n.to_string(),
-            env!("CARGO_BIN_EXE_loadgen"),
-        ])
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("a shell")
+    end(must(loadgen(args).in_shell(&format!("ulimit -n {n}")).start()))
 }
 
 fn search(output: &Output) -> (i32, Search) {
@@ -233,9 +223,7 @@ fn a_result_is_not_lost() {
     let run = [&["run", &target], &load[..]].concat();
     let compare = [&["compare", &target, &target], &load[..]].concat();
     for command in [&run[..], &compare, &["report", &saved], &["report", &saved, "--json"]] {
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the device");
-        let child = common::loadgen(command).stdout(full).stderr(Stdio::piped()).spawn();
-        let output = child.and_then(std::process::Child::wait_with_output).expect("it ends");
+        let output = end(must(loadgen(command).stdout(harness::Output::Full).start()));
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command:?}: {errors}");
         assert!(errors.contains("could not be written"), "{command:?}: {errors}");

@@ -4,30 +4,31 @@
 pub mod sample;
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use harness::demo::must;
 use harness::{Launch, Process};
 use loadgen::record::Metric;
 use loadgen::result::{Document, Run, Summary};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 /// For each wait that is expected to succeed; a loaded machine is slow.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The binary with these arguments.
-pub fn loadgen(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
-    command.args(args).stdin(Stdio::null());
-    command
+pub fn loadgen(args: &[&str]) -> Launch {
+    Launch::new(env!("CARGO_BIN_EXE_loadgen")).args(args).patience(4 * DEADLINE)
 }
 
 /// Runs the binary to its end.
 pub fn output(args: &[&str]) -> Output {
-    let launch = Launch::new(env!("CARGO_BIN_EXE_loadgen")).args(args).patience(4 * DEADLINE);
-    let ended = must(launch.run());
+    end(must(loadgen(args).start()))
+}
+
+/// Waits for the end of a process.
+pub fn end(process: Process) -> Output {
+    let ended = must(process.finish());
     Output { status: ended.status, stdout: ended.stdout.into_bytes(), stderr: ended.stderr.into_bytes() }
 }
 
@@ -59,9 +60,8 @@ pub fn run(target: &str, args: &[&str]) -> (i32, Run) {
 }
 
 /// Starts `loadgen run TARGET ARGS --json`.
-pub fn start(target: &str, args: &[&str]) -> Child {
-    let all = [&["run", target, "--json"], args].concat();
-    loadgen(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+pub fn start(target: &str, args: &[&str]) -> Process {
+    must(loadgen(&[&["run", target, "--json"], args].concat()).start())
 }
 
 /// A metric out of a result.
@@ -70,12 +70,11 @@ pub fn metric(summary: &Summary) -> Metric {
 }
 
 /// Stops a process for `time` and lets it go on; for how many seconds it was stopped.
-pub fn hold(process: u32, time: Duration) -> f64 {
-    let process = Pid::from_raw(process as i32);
-    kill(process, Signal::SIGSTOP).expect("it runs");
+pub fn hold(process: &Process, time: Duration) -> f64 {
+    must(process.signal(Signal::SIGSTOP));
     let begin = Instant::now();
     std::thread::sleep(time);
-    kill(process, Signal::SIGCONT).expect("it is stopped");
+    must(process.signal(Signal::SIGCONT));
     begin.elapsed().as_secs_f64()
 }
 
@@ -89,7 +88,7 @@ pub struct Target {
 impl Target {
     /// Starts `loadgen serve KIND 127.0.0.1:0 --json ARGS`.
     pub fn start(kind: &str, args: &[&str]) -> Self {
-        let serve = Launch::new(env!("CARGO_BIN_EXE_loadgen")).args(["serve", kind, "127.0.0.1:0", "--json"]);
+        let serve = loadgen(&["serve", kind, "127.0.0.1:0", "--json"]);
         let mut process = must(serve.args(args).patience(DEADLINE).start());
         let greeting = must(process.line());
         let address = greeting
@@ -107,7 +106,7 @@ impl Target {
 
     /// Makes it stand still for `time`; for how many seconds it did in fact.
     pub fn hold(&self, time: Duration) -> f64 {
-        hold(self.process.id(), time)
+        hold(&self.process, time)
     }
 
     /// Waits for the end: its status and the rest of its stdout.
