@@ -1,26 +1,17 @@
 //! `loadgen audit` passes loadgen and a generator without fault, and catches four that lie, each by its own rows.
 
-use std::process::{Command, Stdio};
-
 mod common;
 
 /// The rows that fail, by name, and everything that was printed.
 fn audit(args: &[&str]) -> (Vec<String>, String) {
-    let output = Command::new(common::loadgen()).arg("audit").args(args).stdin(Stdio::null()).output();
-    let output = output.expect("the binary starts");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let ended = common::loadgen(&[&["audit"], args].concat());
+    let (code, text) = (ended.code(), ended.stdout);
     let failed: Vec<String> = text
         .lines()
         .filter_map(|line| line.strip_prefix("FAILS"))
         .map(|line| line.split(':').next().unwrap_or_default().trim().to_owned())
         .collect();
-    let code = output.status.code();
-    assert_eq!(
-        code,
-        Some(i32::from(!failed.is_empty())),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(code, Some(i32::from(!failed.is_empty())), "{text}{}", ended.stderr);
     (failed, text)
 }
 

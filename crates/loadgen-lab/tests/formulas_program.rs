@@ -1,10 +1,15 @@
 //! `loadgen-formulas`: the tables that the chapter shows, and its picture.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::time::Duration;
 
-fn formulas(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loadgen-formulas")).args(args).output().expect("the program runs")
+use harness::demo::must;
+use harness::{Ended, Launch};
+
+fn formulas(args: &[&str]) -> Ended {
+    // It computes, for long in a development build on a busy machine.
+    let patience = Duration::from_secs(600);
+    must(Launch::new(env!("CARGO_BIN_EXE_loadgen-formulas")).args(args).patience(patience).run())
 }
 
 #[test]
@@ -12,9 +17,9 @@ fn what_the_engine_records_is_what_the_formulas_say() {
     for (table, rows, tolerance) in
         [("stall", 12, 0.01), ("overload", 5, 0.01), ("queues", 6, 0.05), ("coalesce", 15, 0.02)]
     {
-        let output = formulas(&[table]);
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let ended = formulas(&[table]);
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        let text = ended.stdout;
         let figures: Vec<Vec<f64>> = text
             .lines()
             .skip(if table == "coalesce" { 4 } else { 3 })
@@ -52,8 +57,8 @@ fn the_picture_in_the_chapter_is_the_one_that_is_drawn() {
 
 #[test]
 fn a_picture_that_cannot_be_written_is_one_line_and_1() {
-    let output = formulas(&["timers", "--picture", "/nowhere/at/all.svg"]);
-    assert_eq!(output.status.code(), Some(1));
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let ended = formulas(&["timers", "--picture", "/nowhere/at/all.svg"]);
+    assert_eq!(ended.code(), Some(1));
+    let stderr = ended.stderr;
     assert!(stderr.contains("/nowhere/at/all.svg") && stderr.lines().count() == 1, "{stderr}");
 }

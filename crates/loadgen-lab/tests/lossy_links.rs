@@ -1,7 +1,6 @@
 //! R19: the real binary behind a network that loses, doubles, damages and delays datagrams.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use loadgen::result::{Document, Run};
@@ -11,15 +10,10 @@ mod common;
 
 /// What `loadgen run TARGET ARGS --json` printed.
 fn run(target: &str, args: &[&str]) -> Run {
-    let output = Command::new(common::loadgen())
-        .args(["run", target, "--json", "--no-progress"])
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary starts");
-    match serde_json::from_slice(&output.stdout) {
+    let ended = common::loadgen(&[&["run", target, "--json", "--no-progress"], args].concat());
+    match serde_json::from_str(&ended.stdout) {
         Ok(Document::Run(run)) => run,
-        _ => panic!("no run: {}", String::from_utf8_lossy(&output.stderr)),
+        _ => panic!("no run: {}", ended.stderr),
     }
 }
 
