@@ -5,6 +5,7 @@
 
 use std::env;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -127,13 +128,13 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Starts this command again, by the script that makes the namespace.
+/// Becomes the script that makes the namespace, and starts this command again in there.
 fn in_namespace(checkout: &Checkout) -> Result<ExitCode> {
     let script = checkout.root.join("scripts/slow-link");
     let tool = env::current_exe().context(|| "find the tool's own binary".into())?;
-    let status = Command::new(&script).args(env::args_os().skip(2)).env("LADDER", tool).status();
-    let status = status.context(|| format!("start {}", script.display()))?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    // Returns only when it fails.
+    let error = Command::new(&script).args(env::args_os().skip(2)).env("LADDER", tool).exec();
+    failed(format!("could not start {}: {error}", script.display()))
 }
 
 /// Sends the datagrams to one server with one policy, and waits until nothing is on its way any more.
