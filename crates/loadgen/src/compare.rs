@@ -1,11 +1,13 @@
 //! `loadgen compare`: several targets on one schedule, in turns, so that what drifts on the machine befalls them all.
 
+use echo_service::raise_descriptor_limit;
+
 use crate::clock::{Nanos, SECOND, nanos};
 use crate::exit::WrongUsage;
 use crate::live::{Finished, execute};
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg};
 use crate::outcome::result;
-use crate::process::{interrupt, raise_descriptor_limit};
+use crate::process::interrupt;
 use crate::progress::Display;
 use crate::report::{self, OutputArgs};
 use crate::result::{Compare, Document, Ratio, Run, SCHEMA_VERSION, Summary};

@@ -1,4 +1,4 @@
-//! What the process asks of the kernel for itself: signals, and room for descriptors.
+//! What the process asks of the kernel for itself: signals, and how many connections there is room for.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -41,15 +41,4 @@ pub(crate) fn most_connections(sources: usize, threads: usize) -> usize {
         _ => 28_232,
     };
     descriptors.saturating_sub(other).min(ports * sources.max(1) as u64).max(threads as u64) as usize
-}
-
-/// Raises the limit on open files as far as it goes: each connection is one.
-pub(crate) fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Not granted: then connections fail with a class that says so.
-        _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }

@@ -1,9 +1,11 @@
 //! `loadgen run`: one run at a constant rate (or ramp, steps, closed loop).
 
+use echo_service::raise_descriptor_limit;
+
 use crate::live::execute;
 use crate::options::{LoadArgs, ScheduleArgs, SloArgs, TargetArg};
 use crate::outcome::result;
-use crate::process::{interrupt, raise_descriptor_limit};
+use crate::process::interrupt;
 use crate::progress::Display;
 use crate::report::{self, OutputArgs};
 use crate::result::Document;

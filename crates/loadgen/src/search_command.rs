@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use echo_service::raise_descriptor_limit;
+
 use crate::clock::{nanos, seconds};
 use crate::exit::WrongUsage;
 use crate::format::duration;
 use crate::live::execute;
 use crate::options::{ArrivalArg, LoadArgs, SloArgs, TargetArg, width};
 use crate::outcome::plan;
-use crate::process::{interrupt, raise_descriptor_limit};
+use crate::process::interrupt;
 use crate::progress::Display;
 use crate::report::{self, OutputArgs};
 use crate::result::{Document, SCHEMA_VERSION, Search, Validity};
