@@ -63,7 +63,7 @@ fn flow_tells_eight_steps_in_order() {
     );
     let steps: Vec<_> =
         ended.stdout[1..9].iter().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).collect();
-    let told = ["awaited", "scheduled", "polled", "cloned", "pending", "event", "woken", "polled"];
+    let told = ["called", "scheduled", "polled", "cloned", "pending", "event", "woken", "polled"];
     for (number, (step, told)) in steps.iter().zip(told).enumerate() {
         assert_eq!(*step, [(number + 1).to_string().as_str(), told]);
     }

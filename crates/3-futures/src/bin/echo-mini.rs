@@ -64,7 +64,7 @@ async fn run(
             let received = receive(socket, queue, service, &mut budget)?;
             let flushed = flush(socket, queue, service)?;
             if received == Pause::BudgetSpent {
-                // The rest is still known to be there, so the next wait does not wait. Others come first.
+                // The rest is still known to be there, so the next `socket.ready` is ready at once. Others come first.
                 yield_now().await;
             }
             if received != Pause::QueueFull || flushed != Pause::QueueEmpty {

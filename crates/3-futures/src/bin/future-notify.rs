@@ -1,6 +1,6 @@
 //! future-notify: a future written by hand, and everything that a waker does or fails to do for it.
 //!
-//! New here: `Future`, `Poll` and `Waker`: a future is polled when somebody has called its waker, and only then.
+//! New here: `Future`, `Poll` and `Waker`: after the first poll, only a call of its waker leads to another.
 //! Run:      cargo run --bin future-notify    (ends by itself)
 //! Watch:    cargo ladder trace future-notify    (or: strace -f target/debug/future-notify --marks)
 //! Expect:   a write to the eventfd for a wake by a thread, none for a wake by the future itself
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         parts = Part::value_variants().to_vec();
     }
     let stage = Arc::new(Stage { demo, tasks: Mutex::default() });
-    stage.demo.greet("a future is polled when somebody has called its waker, and only then");
+    stage.demo.greet("a future is polled once when it is new, then only when somebody has called its waker");
     let observer = Arc::clone(&stage);
     let outcome = Runtime::with_observer(move |step| observer.note(step))
         .and_then(|runtime| runtime.block_on(run(&stage, &parts)));

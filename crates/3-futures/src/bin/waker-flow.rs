@@ -75,7 +75,7 @@ async fn run(story: &Story) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(([127, 0, 0, 1], 0).into())?;
     let address = socket.local_addr()?;
     let receive = receive(socket);
-    story.say("awaited", "receive() awaits a datagram, and the call has run nothing of it yet");
+    story.say("called", "receive() has made a future, and run nothing of it");
     let reader = spawn_named("reader", receive);
     // The reader's turn comes first, then this function's.
     yield_now().await;
