@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use echo_service::limit_hint;
+
 /// The longest line that a jokes file may have, in bytes without its end: what an act that reads by
 /// lines holds at once.
 pub const LONGEST_LINE: usize = 1 << 20;
@@ -65,14 +67,14 @@ impl Jokes {
         let shown = path.display();
         let failed = |error: io::Error| {
             let step = match error.kind() {
-                io::ErrorKind::NotFound => "name a file of jokes with --file PATH".to_owned(),
-                io::ErrorKind::PermissionDenied => format!("`ls -l {shown}` shows who may read it"),
-                _ if error.raw_os_error() == Some(nix::libc::EMFILE) => {
-                    "raise the limit of descriptors: `ulimit -n 1024`".to_owned()
-                }
-                _ => "try another file with --file PATH".to_owned(),
+                io::ErrorKind::NotFound => "; name a file of jokes with --file PATH".to_owned(),
+                io::ErrorKind::PermissionDenied => format!("; `ls -l {shown}` shows who may read it"),
+                _ => match limit_hint(&error) {
+                    none if none.is_empty() => "; try another file with --file PATH".to_owned(),
+                    hint => hint,
+                },
             };
-            format!("cannot read the jokes in {shown}: {error}; {step}")
+            format!("cannot read the jokes in {shown}: {error}{step}")
         };
         // Asked before it is opened: to open a pipe would wait for a writer.
         if !fs::metadata(path).map_err(failed)?.is_file() {

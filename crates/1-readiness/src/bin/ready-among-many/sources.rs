@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::errno::Errno;
+use echo_service::explain;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
 
@@ -96,12 +96,10 @@ fn open_all<T>(count: usize, mut open: impl FnMut() -> io::Result<T>) -> io::Res
     let mut all = Vec::new();
     while all.len() < count {
         all.push(open().map_err(|error| {
-            let next_step = if error.raw_os_error() == Some(Errno::EMFILE as i32) {
-                format!(": ask for fewer with --sockets, or raise the limit with `ulimit -n {}`", count + 32)
-            } else {
-                String::new()
-            };
-            io::Error::other(format!("could open {} of {count} sockets ({error}){next_step}", all.len()))
+            let (opened, why) = (all.len(), explain(&error));
+            io::Error::other(format!(
+                "could open {opened} of {count} sockets: {why}, or ask for fewer with --sockets"
+            ))
         })?);
     }
     Ok(all)
