@@ -13,6 +13,7 @@ use harness::{Launch, PATIENCE};
 use regex::{Captures, Regex};
 
 use crate::checkout::Checkout;
+use crate::contents::Contents;
 use crate::counts::{self, Row};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
 use crate::names::pattern;
@@ -46,6 +47,11 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
         let mut drawn = Pictures::default();
         let new = rewrite(&old, |block| recorder.record(block, &page, &mut drawn))
             .map_err(|failure| Failure::Failed(format!("{name}: {failure}")))?;
+        if name.starts_with("docs/") && !new.lines().any(|line| marker(line).is_some_and(is_signpost)) {
+            return failed(format!(
+                "{name} leads nowhere: end it with the lines `<!-- ladder: links -->` and `<!-- ladder: end -->`"
+            ));
+        }
         if options.check {
             if new != old {
                 print(&diff::unified(&name, &format!("{name} (recorded now)"), &old, &new));
@@ -154,6 +160,11 @@ fn marker(line: &str) -> Option<&str> {
     Some(line.trim_end().strip_prefix("<!-- ladder:")?.strip_suffix("-->")?.trim())
 }
 
+/// Whether a block leads the reader on: the links at the foot of a page, or the table of contents itself.
+fn is_signpost(words: &str) -> bool {
+    matches!(words, "links" | "contents")
+}
+
 /// Options of other subcommands, as they stand in a marker.
 #[derive(Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
@@ -218,6 +229,8 @@ impl Recorder<'_> {
             }
             "timeline" => self.picture(block, page, drawn),
             "run" => self.output(block),
+            "contents" => Ok(self.contents()?.table()),
+            "links" => self.contents()?.links(page),
             "region" => self.region(block),
             "file" => match &block.args[..] {
                 [path] => {
@@ -264,7 +277,8 @@ impl Recorder<'_> {
                 Ok(fenced("diff", &diff::difference(self.checkout, &options)?))
             }
             _ => failed(format!(
-                "`{}` is none of trace, timeline, run, strace, region, file, break, list, compare, acts, diff, end",
+                "`{}` is none of trace, timeline, run, strace, region, file, break, list, compare, acts, diff, \
+                 contents, links, end",
                 block.whole
             )),
         }
@@ -290,6 +304,11 @@ impl Recorder<'_> {
         drawn.add(folder.join(file), picture)?;
         let alt = alt.replace('[', "(").replace(']', ")");
         Ok(format!("![{alt}]({link}/{file})\n\nDrawn by `cargo ladder timeline {}`.\n", command_line(args)))
+    }
+
+    /// The order of the pages. It is read each time: a title may have changed.
+    fn contents(&self) -> Result<Contents> {
+        Contents::read(&self.checkout.root.join("docs"))
     }
 
     fn transcript(&self, command: &str, options: &trace::Options) -> Result<String> {

@@ -10,6 +10,7 @@ mod checkout;
 mod claims;
 mod client;
 mod compare;
+mod contents;
 mod counts;
 mod diff;
 mod docs;
