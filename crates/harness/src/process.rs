@@ -104,6 +104,7 @@ impl Process {
 
     fn ended_early<T>(&mut self) -> Result<T> {
         let status = self.wait()?;
+        self.await_record()?;
         // What it has started may hold the pipe open.
         self.group.kill();
         failed(format!(
@@ -302,17 +303,23 @@ impl Process {
         status.map_err(|error| error.context(&self.command))
     }
 
+    /// Waits until the record of a program that has ended is whole: strace writes its last line when the program is gone
+    /// already, and strace is in the group that is killed next.
+    fn await_record(&mut self) -> Result<()> {
+        if self.recorder.is_none() {
+            return Ok(());
+        }
+        let (pid, patience) = (self.id(), self.patience);
+        eventually("strace is done", patience, || match self.pump(Duration::ZERO) {
+            Ok(_) => self.recorder.as_ref().is_some_and(|it| it.has_ended(pid)).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })?
+    }
+
     /// Waits until it has ended, for whatever reason; what it leaves. What it has started ends with it.
     pub fn finish(mut self) -> Result<Ended> {
         let status = self.wait()?;
-        let pid = self.id();
-        if self.recorder.is_some() {
-            // strace writes the last line when the program is gone already.
-            eventually("strace is done", self.patience, || match self.pump(Duration::ZERO) {
-                Ok(_) => self.recorder.as_ref().is_some_and(|it| it.has_ended(pid)).then_some(Ok(())),
-                Err(error) => Some(Err(error)),
-            })??;
-        }
+        self.await_record()?;
         // Or it would hold the pipes open.
         self.group.kill();
         Ok(Ended {

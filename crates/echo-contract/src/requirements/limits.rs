@@ -7,7 +7,7 @@ use harness::{inject, only};
 
 use super::start::expect_start_failure;
 use crate::Subject;
-use crate::server::{Launch, Server};
+use crate::server::{Launch, Server, eventually};
 use crate::verdict::{Context, Unmet, ensure, not_asked};
 
 /// A command for the front of the server's: a shell that does this first.
@@ -102,6 +102,12 @@ pub(super) fn link_local(subject: &Subject) -> Result<(), Unmet> {
     if !status.success() {
         return not_asked("this machine has no IPv6");
     }
+    // The kernel gives the address away before it has entered the route to it, and that takes a lock that every namespace
+    // wants. What is sent in between is lost.
+    eventually("the route to fe80::1", || {
+        let routes = Command::new("ip").args(["-6", "route", "show", "table", "local"]).output().ok()?;
+        String::from_utf8_lossy(&routes.stdout).contains("local fe80::1 ").then_some(())
+    })?;
     // The loopback interface is the first of a network.
     for address in ["[fe80::1%1]:0", "[fe80::1%lo]:0"] {
         let server = subject.launch().on(address).args(["--allow-remote"]).start()?;

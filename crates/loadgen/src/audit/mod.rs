@@ -52,7 +52,7 @@ pub struct AuditArgs {
     /// The maximum
     ///
     /// HOW is a JSON pointer (/latency/max, in seconds) or a text with one *: what stands in its place is the figure, with
-    /// a unit if it has one (ns, us, ms, s, m): 'Latencies [*]'.
+    /// a unit if it has one (ns, us, ms, s, m): 'Max latency: *'.
     #[arg(long, value_name = "HOW", help_heading = "How to read its output")]
     pub max: Option<Reading>,
     /// The load generator; {url}, {rate}, {duration} (4s) and {seconds} (4) in it are filled in
