@@ -254,16 +254,27 @@ impl Process {
     /// Stops it and what it has started with SIGSTOP, and waits until all their threads stand still.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
-        let pids = self.pids();
-        ending::signal(&pids[1..], Signal::SIGSTOP);
-        let stopped = eventually(&format!("{} stops on SIGSTOP", self.name), self.patience, || {
+        let mut told = vec![self.id()];
+        let what = format!("{} stops on SIGSTOP", self.name);
+        let stopped = eventually(&what, self.patience, || {
             let came = match self.pump(Duration::ZERO) {
                 Ok(came) => came,
                 Err(error) => return Some(Err(error)),
             };
-            let states = proc::states(&pids);
+            let mut states = proc::states(&told);
+            // One that has ended waits for its parent, which stands still.
+            states.retain(|&state| state != 'Z');
             let still = !states.is_empty() && states.iter().all(|&state| matches!(state, 'T' | 't'));
-            (!came && still && self.threads_stopped(states.len())).then_some(Ok(()))
+            if !still {
+                return None;
+            }
+            // Parents first: one that waits for its child in vfork(2) stops only when the child goes on.
+            if let Some(&child) = self.pids().iter().find(|pid| !told.contains(pid)) {
+                ending::signal(&[child], Signal::SIGSTOP);
+                told.push(child);
+                return None;
+            }
+            (!came && self.threads_stopped(states.len())).then_some(Ok(()))
         });
         stopped.map_err(|error| error.context(&self.command))?
     }
