@@ -289,7 +289,7 @@ async fn equal_deadlines(count: usize) -> Crowd {
     let before = resident();
     let hour = Instant::now() + Duration::from_secs(3600);
     let mut sleeps: Vec<Pin<Box<Sleep>>> = (0..count).map(|_| Box::pin(sleep_until(hour))).collect();
-    // Polled without tokio's budget, which would send every sleep after the 128th away unheard.
+    // Polled without tokio's budget: after 128 sleeps that are done, it would send every other one away unheard.
     let asleep = unconstrained(poll_fn(|cx| {
         // Their first poll puts them into the wheel.
         let asleep = sleeps.iter_mut().filter_map(|sleep| sleep.as_mut().poll(cx).is_pending().then_some(()));
