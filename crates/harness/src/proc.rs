@@ -34,6 +34,11 @@ pub fn status(pid: u32) -> Option<Status> {
     process(pid)?.status().ok()
 }
 
+/// Whether the process executes a file of that name. One that has ended executes nothing.
+pub(crate) fn runs(pid: u32, name: &str) -> bool {
+    process(pid).and_then(|process| process.exe().ok()).is_some_and(|path| path.ends_with(name))
+}
+
 /// Processor time that the processes have used, and the children that they have waited for: a server may start
 /// one for each datagram. Exact to the nanosecond as long as no thread has ended, else to a clock tick.
 pub fn cpu(pids: &[u32]) -> Duration {

@@ -15,7 +15,7 @@ use crate::deadline::eventually;
 use crate::ending::{self, Group};
 use crate::error::{Context, Result, failed};
 use crate::proc;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, STRACE};
 use crate::strace::{Call, Event};
 use crate::watch::Watch;
 
@@ -217,7 +217,15 @@ impl Process {
     /// Whether every thread sleeps and the trace has been read to its end, right now.
     pub fn is_quiet(&mut self) -> Result<bool> {
         let came = self.pump(Duration::ZERO)?;
-        Ok(!came && proc::states(&self.pids()).iter().all(|&state| state == 'S'))
+        let states = proc::states(&self.pids());
+        // One that has just ended has no thread left, and strace may still hold it back from its parent.
+        Ok(!came && self.has_begun() && !states.is_empty() && states.iter().all(|&state| state == 'S'))
+    }
+
+    /// Whether the process is the program already. Under strace it is strace's own first process until the tracer
+    /// holds it, and that one sleeps while it waits for the tracer.
+    fn has_begun(&self) -> bool {
+        self.recorder.is_none() || !proc::runs(self.id(), STRACE[0])
     }
 
     /// Waits until every thread sleeps and the trace has been read to its end: the program is back in its wait.
@@ -229,7 +237,7 @@ impl Process {
             // Once could be between two calls.
             for _ in 0..3 {
                 match self.is_quiet() {
-                    Ok(true) if self.has_exited() => return Some(Ok(Some(true))),
+                    _ if self.has_exited() => return Some(Ok(Some(true))),
                     Ok(true) => {}
                     Ok(false) if self.events().len() - start > SPINNING => return Some(Ok(None)),
                     Ok(false) if proc::cpu(&self.pids()).saturating_sub(cpu) > SPINNING_CPU => {

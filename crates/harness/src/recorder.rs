@@ -12,7 +12,7 @@ use crate::strace::{Call, Event, Parser};
 
 /// With these strace is no parent of the program, which stays a child of ours; it follows all threads and
 /// children, and says only what they do.
-const STRACE: [&str; 4] = ["strace", "-D", "-f", "-q"];
+pub(crate) const STRACE: [&str; 4] = ["strace", "-D", "-f", "-q"];
 
 /// Whether strace is installed and permitted to trace, tried once.
 ///
