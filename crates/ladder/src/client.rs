@@ -52,7 +52,9 @@ impl Client {
             if came.is_empty() {
                 let late = Instant::now().checked_duration_since(deadline);
                 // A busy machine makes a server slow, and keeps it from its wait.
-                if late.is_some_and(|late| late > PATIENCE) || late.is_some() && server.is_quiet()? {
+                if late.is_some_and(|late| late > PATIENCE)
+                    || late.is_some() && (server.has_exited() || server.is_quiet()?)
+                {
                     break;
                 }
                 server.pump(Duration::from_millis(1))?;
