@@ -32,14 +32,20 @@ pub enum Fill {
     Closed,
 }
 
+/// Room for one datagram.
+#[derive(Debug)]
+struct Slot {
+    /// `max_size + 1` bytes.
+    bytes: Box<[u8]>,
+    /// Length and peer of the datagram in it; without meaning while the slot is free.
+    label: (usize, SocketAddr),
+}
+
 /// A bounded queue of datagrams. See the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct DatagramQueue {
-    /// `capacity + 1` slots of `max_size + 1` bytes each, end to end. The slot beyond the capacity is
-    /// the spare into which the dropping policies receive.
-    bytes: Box<[u8]>,
-    /// Length and peer of each slot's datagram; the entry of a free slot has no meaning.
-    labels: Box<[(usize, SocketAddr)]>,
+    /// `capacity + 1` slots. The slot beyond the capacity is the spare into which the dropping policies receive.
+    slots: Box<[Slot]>,
     max_size: usize,
     policy: Policy,
     /// The slot of the oldest datagram.
@@ -64,11 +70,11 @@ impl DatagramQueue {
     /// numbers from its user checks them first ([`DatagramQueue::bytes_needed`]).
     pub fn new(capacity: usize, max_size: usize, policy: Policy) -> Self {
         assert!(capacity > 0, "a queue holds at least one datagram");
-        let bytes = Self::bytes_needed(capacity, max_size).expect("the queue fits the address space");
+        Self::bytes_needed(capacity, max_size).expect("the queue fits the address space");
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let slot = || Slot { bytes: vec![0; max_size + 1].into_boxed_slice(), label: (0, nobody) };
         Self {
-            bytes: vec![0; bytes].into_boxed_slice(),
-            labels: vec![(0, nobody); capacity + 1].into_boxed_slice(),
+            slots: (0..=capacity).map(|_| slot()).collect(),
             max_size,
             policy,
             head: 0,
@@ -110,11 +116,10 @@ impl DatagramQueue {
             return Ok(Fill::Full);
         }
         let slot = self.slot_after(self.len);
-        let Some((len, peer)) = receive(self.buffer(slot))? else {
+        let Some(label) = receive(&mut self.slots[slot].bytes)? else {
             return Ok(Fill::Refused);
         };
-        assert!(len <= self.max_size, "a datagram of {len} bytes exceeds the limit of {}", self.max_size);
-        self.labels[slot] = (len, peer);
+        self.label(slot, label);
         if self.len < self.capacity() {
             self.len += 1;
             self.peak = self.peak.max(self.len);
@@ -146,9 +151,8 @@ impl DatagramQueue {
         if self.len == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let (len, peer) = self.labels[self.head];
-        let start = self.head * self.stride();
-        let sent = send(&self.bytes[start..start + len], peer);
+        let (payload, peer) = self.slots[self.head].datagram();
+        let sent = send(payload, peer);
         match &sent {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -161,6 +165,58 @@ impl DatagramQueue {
         self.head = self.slot_after(1);
         self.len -= 1;
         sent
+    }
+
+    /// The free slots, `max_size + 1` bytes each, for a receive of several datagrams at once: the first datagram goes
+    /// into the first slot, and so on; then [`take`](Self::take). None of a closed queue, and never the spare slot of
+    /// the policies that drop: who receives several at once does so only where there is room.
+    pub fn free_slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let (first, count) = (self.slot_after(self.len), self.free());
+        let (front, back) = self.slots.split_at_mut(first);
+        back.iter_mut().chain(front).take(count).map(|slot| &mut slot.bytes[..])
+    }
+
+    /// How many [`free_slots`](Self::free_slots) there are.
+    pub fn free(&self) -> usize {
+        if self.closed { 0 } else { self.capacity() - self.len }
+    }
+
+    /// Queues what was received into the [`free_slots`](Self::free_slots): for each slot in their order, the length
+    /// and the peer of its datagram, or `None` to refuse it.
+    ///
+    /// # Panics
+    ///
+    /// If there are more than free slots, or a length is greater than `max_size`.
+    pub fn take(&mut self, received: impl IntoIterator<Item = Option<(usize, SocketAddr)>>) {
+        let (first, free) = (self.len, self.free());
+        for (offset, label) in received.into_iter().enumerate() {
+            assert!(offset < free, "more datagrams than the {free} free slots");
+            let Some(label) = label else { continue };
+            // A refused datagram leaves its slot to the next one that is not.
+            let (from, to) = (self.slot_after(first + offset), self.slot_after(self.len));
+            self.slots.swap(from, to);
+            self.label(to, label);
+            self.len += 1;
+        }
+        self.peak = self.peak.max(self.len);
+    }
+
+    /// The datagrams in the queue, the oldest first, for a send of several at once; then [`remove`](Self::remove).
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], SocketAddr)> {
+        let (front, back) = self.slots.split_at(self.head);
+        back.iter().chain(front).take(self.len).map(Slot::datagram)
+    }
+
+    /// Takes the `count` oldest datagrams out of the queue: they were sent, or failed for good.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub fn remove(&mut self, count: usize) {
+        assert!(count <= self.len, "{count} datagrams of a queue of {}", self.len);
+        self.blocked &= count == 0;
+        self.head = self.slot_after(count);
+        self.len -= count;
     }
 
     /// Whether [`fill`](Self::fill) would receive: there is a free slot or, the last send having met
@@ -196,7 +252,7 @@ impl DatagramQueue {
     /// The largest number of datagrams the queue may hold.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.labels.len() - 1
+        self.slots.len() - 1
     }
 
     /// The size in bytes of the largest datagram the queue accepts.
@@ -214,20 +270,24 @@ impl DatagramQueue {
         self.dropped
     }
 
-    fn stride(&self) -> usize {
-        self.max_size + 1
+    /// Notes what was received into `slot`.
+    fn label(&mut self, slot: usize, label: (usize, SocketAddr)) {
+        let (len, most) = (label.0, self.max_size);
+        assert!(len <= most, "a datagram of {len} bytes exceeds the limit of {most}");
+        self.slots[slot].label = label;
     }
 
     /// The slot `offset` places behind the head, `offset` being at most the number of slots.
     fn slot_after(&self, offset: usize) -> usize {
         // Both terms are below twice the number of slots, so a comparison does what a division would.
         let slot = self.head + offset;
-        if slot < self.labels.len() { slot } else { slot - self.labels.len() }
+        if slot < self.slots.len() { slot } else { slot - self.slots.len() }
     }
+}
 
-    fn buffer(&mut self, slot: usize) -> &mut [u8] {
-        let start = slot * self.stride();
-        let end = start + self.stride();
-        &mut self.bytes[start..end]
+impl Slot {
+    fn datagram(&self) -> (&[u8], SocketAddr) {
+        let (len, peer) = self.label;
+        (&self.bytes[..len], peer)
     }
 }

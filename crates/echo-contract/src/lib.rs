@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use private_network::enter_private_network;
 pub use requirements::requirements;
-pub use rungs::{RUNGS, Rung, Trigger, find};
+pub use rungs::{RUNGS, Rung, Transfer, Trigger, find};
 pub use suite::{test_main, test_main_with_flags};
 pub use target::Target;
 pub use verdict::Verdict;

@@ -11,6 +11,17 @@ pub enum Trigger {
     Edge,
 }
 
+/// How datagrams cross between a rung and the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// A call for each datagram.
+    Single,
+    /// A call for several.
+    Batch,
+    /// A ring: no call of its own, so strace can fail none.
+    Ring,
+}
+
 /// What sets one rung apart from the others as far as the contract goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Rung {
@@ -24,6 +35,8 @@ pub struct Rung {
     pub wait_calls: &'static [&'static str],
     /// Whether it waits by itself, so that an error of the wait reaches it. The driver of tokio panics on most.
     pub waits_itself: bool,
+    /// How datagrams cross between it and the kernel.
+    pub transfer: Transfer,
     /// The values of `--on-full` it supports. The others are wrong usage.
     pub policies: &'static [&'static str],
     /// Whether it queues what it cannot send yet. A flip-flop holds one datagram, and receives no other meanwhile.
@@ -48,6 +61,7 @@ const fn rung(
         trigger,
         wait_calls,
         waits_itself: true,
+        transfer: Transfer::Single,
         policies: ALL_POLICIES,
         queues: true,
         answers_from_asked_address: false,
@@ -89,6 +103,12 @@ pub const RUNGS: &[Rung] = &[
         waits_itself: false,
         policies: NO_DROP_OLDEST,
         ..rung("echo-tokio-framed", "4-tokio", Trigger::Edge, EPOLL)
+    },
+    // A batch is received only into slots that are free.
+    Rung {
+        transfer: Transfer::Batch,
+        policies: &["backpressure"],
+        ..rung("echo-mmsg", "5-batching", Trigger::Level, EPOLL)
     },
 ];
 

@@ -11,6 +11,7 @@
 //! | [`Service::serving`] | whether to go on, and for how long to wait: [`Service::timeout_ms`] |
 //! | [`Service::signals`] | a descriptor that becomes readable on a signal; then [`Service::stop`] |
 //! | [`Service::admit`] | judges a received datagram: the guard, the size; counts it |
+//! | [`Service::admit_many`], [`Service::sent_many`], [`Service::left`] | the same, where a call takes or gives several datagrams |
 //! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
 //! | [`Service::finish`] | prints the summary and makes the exit code |
 //!
@@ -30,6 +31,7 @@ pub mod wakes;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -47,7 +49,7 @@ pub use limits::{
 };
 pub use output::{print_line, print_to_stderr};
 pub use signals::Signals;
-pub use socket::{is_loopback, kernel_drops, next_step, reachable};
+pub use socket::{is_loopback, kernel_drops, next_step, peer_of, reachable};
 pub use summary::{QueueTotals, Summary, errno_name};
 
 /// Turns trace marks on for `--marks`; a failure is a sentence.
@@ -174,6 +176,13 @@ impl Service {
         self.flags.count.is_some_and(|count| self.summary.sent >= count)
     }
 
+    /// How many datagrams may still be sent before `--count` of them are echoed, for who sends several at once.
+    #[inline]
+    pub fn left(&self) -> usize {
+        let left = self.flags.count.map_or(u64::MAX, |count| count.saturating_sub(self.summary.sent));
+        usize::try_from(left).unwrap_or(usize::MAX)
+    }
+
     /// A descriptor that is readable once SIGINT or SIGTERM has come, however early it came: wait for
     /// it beside the socket, then call [`stop`](Self::stop).
     pub fn signals(&self) -> BorrowedFd<'_> {
@@ -226,31 +235,56 @@ impl Service {
         received: io::Result<(usize, SocketAddr)>,
     ) -> io::Result<Option<(usize, SocketAddr)>> {
         let (len, peer) = received?;
-        self.summary.received += 1;
-        // A rung may read a longer datagram whole, or no more of it than shows that it is longer.
-        self.summary.bytes_received += len.min(self.flags.max_size + 1) as u64;
+        Ok(self.admit_many(len, len, peer).map(|_| (len, peer)))
+    }
+
+    /// Judges what one receive returned where that may be several datagrams: `len` bytes from `peer`, cut into
+    /// datagrams of `segment` bytes each, of which only the last may be shorter. Returns which of the bytes are
+    /// datagrams to be echoed: all of them, or none; or the last datagram alone, if only the others are longer than
+    /// `--max-size`.
+    #[inline]
+    pub fn admit_many(&mut self, len: usize, segment: usize, peer: SocketAddr) -> Option<Range<usize>> {
+        // An empty datagram is a datagram.
+        let whole = if len <= segment { 1 } else { len / segment };
+        let rest = len.saturating_sub(whole * segment);
+        let count = (whole + usize::from(rest > 0)) as u64;
+        let most = self.flags.max_size;
+        self.summary.received += count;
         if self.flags.verbose {
-            self.log(format_args!("recv {len} bytes from {peer}"));
-        }
-        if len > self.flags.max_size {
-            self.summary.truncated += 1;
-            if self.flags.verbose {
-                self.log(format_args!("drop: longer than --max-size {}", self.flags.max_size));
+            match count {
+                1 => self.log(format_args!("recv {len} bytes from {peer}")),
+                _ => self.log(format_args!("recv {len} bytes from {peer}: {count} datagrams of {segment}")),
             }
-            return Ok(None);
+        }
+        let mut admitted = 0..len;
+        if len.min(segment) <= most {
+            self.summary.bytes_received += len as u64;
+        } else {
+            // A rung may read a longer datagram whole, or no more of it than shows that it is longer.
+            let last = if rest <= most { rest } else { most + 1 };
+            self.summary.bytes_received += (whole * (most + 1) + last) as u64;
+            let truncated = whole + usize::from(rest > most);
+            self.summary.truncated += truncated as u64;
+            if self.flags.verbose {
+                self.log(format_args!("drop: {truncated} longer than --max-size {most}"));
+            }
+            if rest == 0 || rest > most {
+                return None;
+            }
+            admitted.start = whole * segment;
         }
         if !self.flags.unguarded
             && let Some(reason) = refusal(peer, self.address)
         {
-            self.refused(reason, peer);
-            return Ok(None);
+            self.refused(reason, peer, if admitted.start == 0 { count } else { 1 });
+            return None;
         }
-        Ok(Some((len, peer)))
+        Some(admitted)
     }
 
     #[cold]
-    fn refused(&mut self, reason: Refusal, peer: SocketAddr) {
-        *self.summary.refused.entry(reason.key()).or_default() += 1;
+    fn refused(&mut self, reason: Refusal, peer: SocketAddr, count: u64) {
+        *self.summary.refused.entry(reason.key()).or_default() += count;
         let now = Instant::now();
         let last = &mut self.logged[reason as usize];
         if last.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(60)) {
@@ -286,10 +320,19 @@ impl Service {
     /// Counts a datagram of `bytes` as sent.
     #[inline]
     pub fn sent(&mut self, bytes: usize) {
-        self.summary.sent += 1;
+        self.sent_many(1, bytes);
+    }
+
+    /// Counts `count` datagrams, of `bytes` in all, as sent.
+    #[inline]
+    pub fn sent_many(&mut self, count: usize, bytes: usize) {
+        self.summary.sent += count as u64;
         self.summary.bytes_sent += bytes as u64;
         if self.flags.verbose {
-            self.log(format_args!("sent {bytes} bytes"));
+            match count {
+                1 => self.log(format_args!("sent {bytes} bytes")),
+                _ => self.log(format_args!("sent {bytes} bytes: {count} datagrams")),
+            }
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 
 use crate::limits::explain;
 
@@ -73,6 +73,17 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, port).into(),
         _ => address,
     }
+}
+
+/// The address that recvmsg(2) or recvmmsg(2) wrote beside a datagram.
+///
+/// # Errors
+///
+/// The kernel wrote none of UDP, which it never does.
+pub fn peer_of(address: Option<&SockaddrStorage>) -> io::Result<SocketAddr> {
+    let v4 = address.and_then(SockaddrStorage::as_sockaddr_in).map(|v4| SocketAddrV4::from(*v4).into());
+    let v6 = || address.and_then(SockaddrStorage::as_sockaddr_in6).map(|v6| SocketAddrV6::from(*v6).into());
+    v4.or_else(v6).ok_or_else(|| io::Error::other("a datagram came without the address of its peer"))
 }
 
 /// The IP address as nc(1) takes it: without brackets, with the interface of a link-local one.

@@ -9,13 +9,24 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 use super::wire::payload;
-use crate::server::{Server, deadline, eventually};
+use crate::server::{self, Server, deadline, eventually};
 use crate::summary::{Summary, nonzero};
 use crate::verdict::{Context, Unmet, ensure, fails, not_asked};
-use crate::{Subject, Trigger};
+use crate::{Subject, Transfer, Trigger};
 
-const SENDS: &[&str] = &["sendto", "sendmsg"];
-const RECEIVES: &[&str] = &["recvfrom", "recvmsg"];
+const SENDS: &[&str] = &["sendto", "sendmsg", "sendmmsg"];
+const RECEIVES: &[&str] = &["recvfrom", "recvmsg", "recvmmsg"];
+
+/// A server whose calls are to be failed. One that moves several datagrams a call is left a queue of one, so that
+/// it makes as many calls as the others.
+fn a_call_each<'a>(subject: &Subject<'a>) -> Result<server::Launch<'a>, Unmet> {
+    require_strace()?;
+    match subject.rung()?.transfer {
+        Transfer::Single => Ok(subject.launch()),
+        Transfer::Batch => Ok(subject.launch().args(["--queue", "1"])),
+        Transfer::Ring => not_asked("what is asked of a ring is no system call, so strace can fail none"),
+    }
+}
 
 /// How often each call is made until the server is ready, so that an injection can begin behind that.
 fn calls_before_ready(subject: &Subject, calls: &[&str]) -> Result<BTreeMap<String, u64>, Unmet> {
@@ -87,7 +98,7 @@ fn missing_of_50(server: &Server, error: &str) -> Result<u64, Unmet> {
 
 /// A failed send loses exactly its datagram, is counted by its name, and the service goes on.
 pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
-    require_strace()?;
+    let launch = a_call_each(subject)?;
     let before = calls_before_ready(subject, SENDS)?;
     for error in [
         "EINVAL",
@@ -100,7 +111,7 @@ pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
         "ENOBUFS",
         "ENOMEM",
     ] {
-        let server = subject.launch().traced(injection(SENDS, error, &before, six, &[])).start()?;
+        let server = launch.clone().traced(injection(SENDS, error, &before, six, &[])).start()?;
         let missing = missing_of_50(&server, error)?;
         let ended = server.terminate()?;
         let injected = ended.injected_on_socket();
@@ -120,10 +131,10 @@ pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
 
 /// A receive that fails because of the network is counted by its name, loses nothing, and the service goes on.
 pub(super) fn receive_errors(subject: &Subject) -> Result<(), Unmet> {
-    require_strace()?;
+    let launch = a_call_each(subject)?;
     let before = calls_before_ready(subject, RECEIVES)?;
     for error in ["ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENOBUFS", "ENOMEM"] {
-        let server = subject.launch().traced(injection(RECEIVES, error, &before, six, &[])).start()?;
+        let server = launch.clone().traced(injection(RECEIVES, error, &before, six, &[])).start()?;
         let missing = missing_of_50(&server, error)?;
         let ended = server.terminate()?;
         let injected = ended.injected_on_socket();
@@ -161,7 +172,7 @@ fn expect_bug_end(mut server: Server, what: &str) -> Result<(), Unmet> {
 
 /// Errors that only a bug of the server's own can cause end it: status 1, one line.
 pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
-    require_strace()?;
+    let launch = a_call_each(subject)?;
     let rung = subject.rung()?;
     let mut calls: Vec<&str> = [SENDS, RECEIVES].concat();
     if rung.trigger != Trigger::Blocking {
@@ -179,7 +190,7 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
     }
     for (calls, error) in cases {
         let options = injection(calls, error, &before, |already| format!("{}", already + 2), &[]);
-        let server = subject.launch().traced(options).start()?;
+        let server = launch.clone().traced(options).start()?;
         expect_bug_end(server, &format!("{error} in one of {calls:?}"))?;
     }
     Ok(())
@@ -187,7 +198,7 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
 
 /// Interruptions of every call lose nothing, double nothing, and are not counted.
 pub(super) fn interrupted_calls(subject: &Subject) -> Result<(), Unmet> {
-    require_strace()?;
+    let launch = a_call_each(subject)?;
     let rung = subject.rung()?;
     let calls: Vec<&str> = [SENDS, RECEIVES].concat();
     let before = calls_before_ready(subject, &calls)?;
@@ -199,7 +210,7 @@ pub(super) fn interrupted_calls(subject: &Subject) -> Result<(), Unmet> {
         // Every second wait.
         options.extend(inject(call, "EINTR", "1+2"));
     }
-    let server = subject.launch().traced(options).start()?;
+    let server = launch.clone().traced(options).start()?;
     windowed(subject, &server, 300)?;
     let ended = server.terminate()?;
     let injected = ended.injected();
@@ -235,13 +246,13 @@ pub(super) fn windowed(subject: &Subject, server: &Server, count: usize) -> Resu
 
 /// Would-block from a receive that was announced is legal, and a level-triggered wait announces it again.
 pub(super) fn spurious_readiness(subject: &Subject) -> Result<(), Unmet> {
-    require_strace()?;
+    let launch = a_call_each(subject)?;
     if subject.rung()?.trigger != Trigger::Level {
         return not_asked("after an injected would-block no edge follows");
     }
     let before = calls_before_ready(subject, RECEIVES)?;
     let options = injection(RECEIVES, "EAGAIN", &before, |already| format!("{}+3", already + 1), &[]);
-    let server = subject.launch().traced(options).start()?;
+    let server = launch.clone().traced(options).start()?;
     windowed(subject, &server, 200)?;
     let ended = server.terminate()?;
     let injected = ended.injected_on_socket();

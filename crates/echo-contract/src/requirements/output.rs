@@ -143,7 +143,7 @@ pub(super) fn no_audience(subject: &Subject) -> Result<(), Unmet> {
 pub(super) fn marks(subject: &Subject) -> Result<(), Unmet> {
     require_strace()?;
     for marked in [true, false] {
-        let calls = only(&["write", "sendto", "sendmsg", "recvfrom", "recvmsg"]);
+        let calls = only(&["write", "sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg", "recvmmsg"]);
         let launch = subject.launch().traced(["-s".to_owned(), "64".to_owned()].into_iter().chain(calls));
         let server = if marked { launch.args(["--marks"]) } else { launch }.start()?;
         server.client()?.echo(b"mark this")?;
