@@ -49,7 +49,7 @@ pub use limits::{
 };
 pub use output::{print_line, print_to_stderr};
 pub use signals::Signals;
-pub use socket::{is_loopback, kernel_drops, next_step, peer_of, reachable};
+pub use socket::{ReceiveBuffer, is_loopback, kernel_drops, next_step, peer_of, reachable, receive_buffer};
 pub use summary::{QueueTotals, Summary, errno_name};
 
 /// Turns trace marks on for `--marks`; a failure is a sentence.

@@ -97,9 +97,22 @@ pub(crate) fn host(address: SocketAddr) -> String {
 /// How often the table of sockets is read before the socket counts as not listed.
 const TRIES: u32 = 50;
 
-/// How many datagrams the socket's receive buffer had no room for, from `/proc/net/udp` (proc(5)), or
-/// `None` where that cannot be read.
+/// What the kernel says of a socket's receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveBuffer {
+    /// What the datagrams in it take, in bytes: more than they carry, since the kernel counts its own structures.
+    pub used: u64,
+    /// How many datagrams it had no room for.
+    pub dropped: u64,
+}
+
+/// How many datagrams the socket's receive buffer had no room for, or `None` where that cannot be read.
 pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
+    Some(receive_buffer(socket)?.dropped)
+}
+
+/// The state of the socket's receive buffer, from `/proc/net/udp` (proc(5)), or `None` where that cannot be read.
+pub fn receive_buffer(socket: &UdpSocket) -> Option<ReceiveBuffer> {
     let descriptor = OwnedFd::from(socket.try_clone().ok()?);
     let inode = File::from(descriptor).metadata().ok()?.ino();
     let table = match socket.local_addr().ok()? {
@@ -108,14 +121,16 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     };
     // The kernel hands the table out a page at a time and finds its place again by counting rows: when other
     // sockets close meanwhile, it skips some. A row that is missing may be there the next time.
-    (0..TRIES).find_map(|_| drops_in(&fs::read_to_string(table).ok()?, inode))
+    (0..TRIES).find_map(|_| row_of(&fs::read_to_string(table).ok()?, inode))
 }
 
-/// The last column of the row whose tenth column is `inode`.
-fn drops_in(table: &str, inode: u64) -> Option<u64> {
+/// What stands in the row whose tenth column is `inode`: the fifth is `tx_queue:rx_queue`, the last counts drops.
+fn row_of(table: &str, inode: u64) -> Option<ReceiveBuffer> {
     let inode = inode.to_string();
     let row = table.lines().skip(1).find(|row| row.split_whitespace().nth(9) == Some(&inode))?;
-    row.split_whitespace().last()?.parse().ok()
+    let (_, used) = row.split_whitespace().nth(4)?.split_once(':')?;
+    let dropped = row.split_whitespace().last()?.parse().ok()?;
+    Some(ReceiveBuffer { used: u64::from_str_radix(used, 16).ok()?, dropped })
 }
 
 #[cfg(test)]
@@ -127,10 +142,10 @@ mod tests {
     fn finds_the_row_of_the_inode() {
         let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
             \x20 123: 0100007F:07D0 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 0\n\
-            \x20 124: 0100007F:07D1 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 42\n";
-        assert_eq!(drops_in(table, 4712), Some(42));
-        assert_eq!(drops_in(table, 4711), Some(0));
-        assert_eq!(drops_in(table, 42), None);
+            \x20 124: 0100007F:07D1 00000000:0000 07 00000000:00034000 00:00000000 00000000     0        0 4712 2 0000000000000000 42\n";
+        assert_eq!(row_of(table, 4712), Some(ReceiveBuffer { used: 0x34000, dropped: 42 }));
+        assert_eq!(row_of(table, 4711), Some(ReceiveBuffer { used: 0, dropped: 0 }));
+        assert_eq!(row_of(table, 42), None);
     }
 
     #[test]

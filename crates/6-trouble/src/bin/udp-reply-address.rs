@@ -5,13 +5,13 @@
 //! Run:      cargo run --bin udp-reply-address          (cured: -- --cure pktinfo, or -- --cure sockets)
 //! Watch:    strace -e trace=%network target/debug/udp-reply-address --cure pktinfo
 //! Expect:   the client that asked 127.0.0.2 gets no answer; with either cure, each client gets each answer
-//! Still wrong: who has the address must also be able to keep up (next: tokio-cancel, where the program loses the data itself)
+//! Still wrong: the kernel has delivered it all; the program itself may lose it (next: tokio-cancel)
 
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
@@ -24,6 +24,8 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::runtime::{Builder, Runtime};
 use trace_marks::mark;
 
 /// Both lead to this host, as all of 127.0.0.0/8 does: a host with two addresses.
@@ -31,7 +33,7 @@ const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127
 
 #[derive(clap::Args)]
 struct Flags {
-    /// How the server learns which address was asked
+    /// How the server comes to answer from the address that was asked [default: it does not]
     #[arg(long, value_name = "CURE")]
     cure: Option<Cure>,
 
@@ -45,6 +47,8 @@ struct Flags {
 enum Cure {
     /// The kernel says it with each datagram (IP_PKTINFO)
     Pktinfo,
+    /// The same calls on a socket of tokio
+    PktinfoTokio,
     /// A socket for each address
     Sockets,
 }
@@ -99,10 +103,10 @@ fn main() -> ExitCode {
 }
 
 fn run(demo: &Demo, flags: &Flags) -> io::Result<Vec<Client>> {
-    let server = Server::bind(flags.cure)?;
+    let (server, port) = Server::bind(demo, flags.cure)?;
     let mut clients = Vec::new();
     for (asked, connected) in [(ADDRESSES[0], true), (ADDRESSES[1], true), (ADDRESSES[1], false)] {
-        let client = ask(&server, asked, connected, flags.questions)?;
+        let client = ask(&server, SocketAddrV4::new(asked, port), connected, flags.questions)?;
         demo.say(&client);
         clients.push(client);
     }
@@ -112,19 +116,18 @@ fn run(demo: &Demo, flags: &Flags) -> io::Result<Vec<Client>> {
 // region: client
 /// One client, which asks `questions` times at `asked`. Client and server take turns on one thread, and on loopback a
 /// datagram has arrived when its send returns: an answer that is not there now never comes.
-fn ask(server: &Server, asked: Ipv4Addr, connected: bool, questions: usize) -> io::Result<Client> {
+fn ask(server: &Server, asked: SocketAddrV4, connected: bool, questions: usize) -> io::Result<Client> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_nonblocking(true)?;
-    let address = SocketAddr::from((asked, server.port));
     if connected {
-        socket.connect(address)?;
+        socket.connect(asked)?;
     }
     let (mut answers, mut answered_from) = (0, None);
     for _ in 0..questions {
         if connected {
             socket.send(b"who are you?")?
         } else {
-            socket.send_to(b"who are you?", address)?
+            socket.send_to(b"who are you?", asked)?
         };
         server.answer()?;
         match socket.recv_from(&mut [0; 64]) {
@@ -137,86 +140,128 @@ fn ask(server: &Server, asked: Ipv4Addr, connected: bool, questions: usize) -> i
             Err(error) => return Err(error),
         }
     }
-    Ok(Client { asked, connected, questions, answers, answered_from })
+    Ok(Client { asked: *asked.ip(), connected, questions, answers, answered_from })
 }
 // endregion: client
 
 /// A server that sends each datagram back.
-struct Server {
-    sockets: Vec<UdpSocket>,
-    port: u16,
-    cure: Option<Cure>,
+enum Server {
+    /// It asks nothing about addresses.
+    Plain(Vec<UdpSocket>),
+    Pktinfo(UdpSocket),
+    PktinfoTokio(Runtime, tokio::net::UdpSocket),
 }
 
 impl Server {
-    fn bind(cure: Option<Cure>) -> io::Result<Self> {
-        let sockets = match cure {
-            None | Some(Cure::Pktinfo) => vec![UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?],
-            Some(Cure::Sockets) => bind_each()?,
-        };
-        for socket in &sockets {
-            socket.set_nonblocking(true)?;
-            if matches!(cure, Some(Cure::Pktinfo)) {
-                setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
-            }
+    /// Returns the server and its port.
+    fn bind(demo: &Demo, cure: Option<Cure>) -> io::Result<(Self, u16)> {
+        if let Some(Cure::Sockets) = cure {
+            return bind_each();
         }
-        let port = sockets[0].local_addr()?.port();
-        Ok(Self { sockets, port, cure })
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_nonblocking(true)?;
+        let port = socket.local_addr()?.port();
+        if cure.is_none() {
+            return Ok((Self::Plain(vec![socket]), port));
+        }
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        if let Some(Cure::Pktinfo) = cure {
+            return Ok((Self::Pktinfo(socket), port));
+        }
+        let runtime = demo.start_runtime(|| Builder::new_current_thread().enable_io().build());
+        let _inside = runtime.enter();
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        Ok((Self::PktinfoTokio(runtime, socket), port))
     }
 
-    /// Answers the question that has come, on whichever socket.
+    /// Answers the question that has come.
     fn answer(&self) -> io::Result<()> {
-        for socket in &self.sockets {
-            let answered = match self.cure {
-                Some(Cure::Pktinfo) => answer_from_asked(socket),
-                _ => answer(socket),
-            };
-            match answered {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                answered => return answered,
-            }
+        match self {
+            Self::Plain(sockets) => sockets.iter().try_for_each(answer),
+            Self::Pktinfo(socket) => answer_from_asked(socket),
+            Self::PktinfoTokio(runtime, socket) => runtime.block_on(answer_in_tokio(socket)),
         }
-        Err(io::Error::other("a question did not arrive: is the loopback interface up (ip link)?"))
     }
 }
 
 /// A socket for each address, all on one port.
-fn bind_each() -> io::Result<Vec<UdpSocket>> {
+fn bind_each() -> io::Result<(Server, u16)> {
     let mut tries = 0;
     loop {
         let first = UdpSocket::bind((ADDRESSES[0], 0))?;
         let port = first.local_addr()?.port();
-        match UdpSocket::bind((ADDRESSES[1], port)) {
+        let second = match UdpSocket::bind((ADDRESSES[1], port)) {
             // The kernel chose the port for the first address only.
-            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < 10 => tries += 1,
-            second => return Ok(vec![first, second?]),
-        }
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < 10 => {
+                tries += 1;
+                continue;
+            }
+            second => second?,
+        };
+        first.set_nonblocking(true)?;
+        second.set_nonblocking(true)?;
+        return Ok((Server::Plain(vec![first, second]), port));
     }
 }
 
-// region: answer
-/// The peer is all that a `recvfrom` tells. From where the answer leaves is for the kernel to choose.
+// region: fault
+/// `recvfrom` tells the peer and no more. From which address the answer leaves is for the kernel to choose.
 fn answer(socket: &UdpSocket) -> io::Result<()> {
     let mut buffer = [0; 64];
-    let (len, peer) = socket.recv_from(&mut buffer)?;
-    socket.send_to(&buffer[..len], peer)?;
-    Ok(())
+    match socket.recv_from(&mut buffer) {
+        Ok((len, peer)) => socket.send_to(&buffer[..len], peer).map(|_| ()),
+        // The question came to the other socket.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
 }
+// endregion: fault
 
-/// With `IP_PKTINFO` set, `recvmsg` also tells the address that was asked, and `sendmsg` takes it as the source.
-fn answer_from_asked(socket: &UdpSocket) -> io::Result<()> {
-    let (mut buffer, mut control) = ([0; 64], cmsg_space!(in_pktinfo));
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let received =
-        recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
-    let (len, peer) = (received.bytes, received.address);
+// region: cure
+/// On a socket with `IP_PKTINFO`, `recvmsg` also tells the address that was asked.
+fn receive_asked(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, SockaddrIn, in_pktinfo)> {
+    let mut control = cmsg_space!(in_pktinfo);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
     let asked = received.cmsgs()?.find_map(|message| match message {
-        // The interface stays open: the answer may have to leave by another one.
+        // Zero leaves the interface open: the way back may be another one.
         ControlMessageOwned::Ipv4PacketInfo(info) => Some(in_pktinfo { ipi_ifindex: 0, ..info }),
         _ => None,
     });
-    let source: Vec<ControlMessage> = asked.iter().map(ControlMessage::Ipv4PacketInfo).collect();
-    sendmsg(socket.as_raw_fd(), &[IoSlice::new(&buffer[..len])], &source, MsgFlags::empty(), peer.as_ref())?;
+    let (Some(peer), Some(asked)) = (received.address, asked) else {
+        return Err(io::Error::other(
+            "the kernel did not say which address was asked: it must know IP_PKTINFO",
+        ));
+    };
+    Ok((received.bytes, peer, asked))
+}
+
+/// `sendmsg` takes the same address as the source.
+fn send_from(
+    socket: &impl AsRawFd,
+    bytes: &[u8],
+    peer: &SockaddrIn,
+    source: &in_pktinfo,
+) -> io::Result<usize> {
+    let control = [ControlMessage::Ipv4PacketInfo(source)];
+    Ok(sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &control, MsgFlags::empty(), Some(peer))?)
+}
+// endregion: cure
+
+fn answer_from_asked(socket: &UdpSocket) -> io::Result<()> {
+    let mut buffer = [0; 64];
+    let (len, peer, asked) = receive_asked(socket, &mut buffer)?;
+    send_from(socket, &buffer[..len], &peer, &asked)?;
     Ok(())
 }
-// endregion: answer
+
+// region: tokio
+/// `async_io` waits, makes the call, and waits again if it would block.
+async fn answer_in_tokio(socket: &tokio::net::UdpSocket) -> io::Result<()> {
+    let mut buffer = [0; 64];
+    let (len, peer, asked) =
+        socket.async_io(Interest::READABLE, || receive_asked(socket, &mut buffer)).await?;
+    socket.async_io(Interest::WRITABLE, || send_from(socket, &buffer[..len], &peer, &asked)).await?;
+    Ok(())
+}
+// endregion: tokio
