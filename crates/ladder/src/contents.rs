@@ -1,5 +1,6 @@
 //! The order of the pages: their numbers give it, and their first lines the titles. The table of contents and the links at
-//! the foot of each page are made from them.
+//! the foot of each page are made from them. The table reads on a code host, and is what mdBook wants: a title, the start
+//! page, and then a heading for each part.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,9 @@ use crate::failure::{Context, Result, failed};
 
 /// The table of contents, in the folder of the pages.
 pub const CONTENTS: &str = "SUMMARY.md";
+
+/// The page before all others. A code host shows it with the folder, and a site begins with it.
+pub const START: &str = "README.md";
 
 /// What the first digit of a page's number means: it is that of the crate's folder.
 const CHAPTERS: [&str; 10] = [
@@ -42,7 +46,8 @@ struct Entry {
 pub struct Contents(Vec<Entry>);
 
 impl Contents {
-    /// Reads the pages of `folder`: those whose names begin with a number, in its order, and then the few that have none.
+    /// Reads the pages of `folder`: the start page, those whose names begin with a number, in its order, and then the few that
+    /// have none.
     ///
     /// # Errors
     /// A page that does not begin with a title; two pages of one number.
@@ -53,22 +58,24 @@ impl Contents {
             .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
             .collect();
         files.sort();
+        let mut start = Vec::new();
         let mut numbered = Vec::new();
         let mut last = Vec::new();
         for path in files {
             let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let digits = file.split('-').next().filter(|digits| digits.len() == 2);
             let number: Option<usize> = digits.and_then(|digits| digits.parse().ok());
-            let goes_last = LAST.contains(&file.as_str());
-            if number.is_none() && !goes_last {
-                continue;
-            }
+            let entries = match number {
+                Some(_) => &mut numbered,
+                None if file == START => &mut start,
+                None if LAST.contains(&file.as_str()) => &mut last,
+                None => continue,
+            };
             let text = fs::read_to_string(&path).context(|| format!("read {file}"))?;
             let Some(title) = text.lines().find_map(|line| line.strip_prefix("# ")) else {
                 return failed(format!("{file} has no title: begin it with a line `# TITLE`"));
             };
-            let entry = Entry { file, title: title.to_string(), chapter: number.map(|number| number / 10) };
-            if goes_last { last.push(entry) } else { numbered.push(entry) }
+            entries.push(Entry { file, title: title.to_string(), chapter: number.map(|number| number / 10) });
         }
         for pair in numbered.windows(2) {
             if pair[0].file[..2] == pair[1].file[..2] {
@@ -79,17 +86,27 @@ impl Contents {
             }
         }
         last.sort_by_key(|entry| LAST.iter().position(|file| *file == entry.file));
-        numbered.append(&mut last);
-        Ok(Self(numbered))
+        Ok(Self([start, numbered, last].concat()))
+    }
+
+    /// The files in their order, without the folder.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|entry| entry.file.as_str())
     }
 
     /// The table: a heading a chapter, a line a page.
     pub fn table(&self) -> String {
-        let mut out = String::new();
-        let mut chapter = None;
+        let mut out = "\n# Contents\n".to_string();
+        // No chapter yet, which is not the same as the chapter of the pages without a number.
+        let mut last = None;
         for entry in &self.0 {
-            if entry.chapter != chapter || out.is_empty() {
-                chapter = entry.chapter;
+            if entry.file == START {
+                out.push_str(&format!("\n[{}]({START})\n", entry.title));
+                continue;
+            }
+            if last != Some(entry.chapter) {
+                last = Some(entry.chapter);
+                let chapter = entry.chapter;
                 let heading =
                     chapter.and_then(|chapter| CHAPTERS.get(chapter)).unwrap_or(&"About the project");
                 out.push_str(&format!("\n# {heading}\n\n"));
@@ -142,16 +159,21 @@ mod tests {
             ("00-why.md", "<!-- a comment -->\n# Why?\n"),
             ("CHANGELOG.md", "# Changelog\n"),
             ("SUMMARY.md", "# old\n"),
+            ("README.md", "# The start\n"),
             ("10-figures.txt", "no page"),
         ]);
         let contents = Contents::read(folder.path()).expect("a table");
         assert_eq!(
             contents.table(),
-            "\n# Why\n\n- [Why?](00-why.md)\n\n# Readiness\n\n- [How?](10-first.md)\n\n# mio\n\n- [mio](20-mio.md)\n\n\
+            "\n# Contents\n\n[The start](README.md)\n\n# Why\n\n- [Why?](00-why.md)\n\n# Readiness\n\n- [How?](10-first.md)\n\n# mio\n\n- [mio](20-mio.md)\n\n\
              # About the project\n\n- [Changelog](CHANGELOG.md)\n\n"
         );
         let links = |page: &str| contents.links(Path::new(page)).expect("links");
-        assert_eq!(links("docs/00-why.md"), "\n*[Contents](SUMMARY.md) · Next: [How?](10-first.md)*\n\n");
+        assert_eq!(
+            links("docs/00-why.md"),
+            "\n*Previous: [The start](README.md) · [Contents](SUMMARY.md) · Next: [How?](10-first.md)*\n\n"
+        );
+        assert_eq!(links("README.md"), "\n*[Contents](SUMMARY.md) · Next: [Why?](00-why.md)*\n\n");
         assert_eq!(
             links("10-first.md"),
             "\n*Previous: [Why?](00-why.md) · [Contents](SUMMARY.md) · Next: [mio](20-mio.md)*\n\n"

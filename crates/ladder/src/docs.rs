@@ -20,7 +20,7 @@ use crate::names::pattern;
 use crate::pictures::{self, Pictures};
 use crate::region::region;
 use crate::server;
-use crate::{acts, breaks, claims, compare, diff, list, timeline, trace};
+use crate::{acts, breaks, claims, compare, diff, list, site, timeline, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -28,6 +28,9 @@ pub struct Options {
     /// Write nothing; fail when a recorded block differs from what the programs do now
     #[arg(long)]
     pub check: bool,
+    /// Record nothing; write the pages, and what they link to, into DIR as input for mdBook (scripts/book runs both)
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "pages"])]
+    pub site: Option<PathBuf>,
     /// Pages to look at; README.md and all of docs/ when none is named
     pub pages: Vec<PathBuf>,
 }
@@ -37,6 +40,10 @@ const PICTURES: &str = "docs/pictures";
 
 /// Runs `ladder docs`: exit code 1 when `--check` finds drift.
 pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
+    if let Some(folder) = &options.site {
+        site::write(&checkout.root, folder)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let pages = pages(checkout, &options.pages)?;
     let mut recorder = Recorder { checkout, rows: None, again: !options.check };
     let mut drifted = Vec::new();

@@ -25,6 +25,7 @@ mod pictures;
 mod record;
 mod region;
 mod server;
+mod site;
 mod slow_link;
 mod story;
 mod table;

@@ -1,12 +1,18 @@
-//! The pages as a book: every link leads somewhere, and the appendices point to pages that hold what they promise.
+//! The pages as a book: every link leads somewhere, here and on the site, and the appendices point to pages that hold what
+//! they promise.
 
 #![forbid(unsafe_code)]
+
+#[allow(dead_code)]
+mod tool;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
+
+use tool::ladder;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the checkout")
@@ -73,7 +79,7 @@ fn broken_links(page: &Path, text: &str, pages: &BTreeMap<PathBuf, String>) -> V
     let mut broken = Vec::new();
     for found in link.captures_iter(&prose(text)) {
         let target = &found[1];
-        if target.starts_with("https://") {
+        if target.starts_with("https://") || target.starts_with("http://") {
             continue;
         }
         let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
@@ -112,24 +118,41 @@ fn a_link_that_leads_nowhere_is_found() {
     );
 }
 
+/// A page of `docs`.
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The cells of the tables of a text, without the lines of dashes.
+fn table_rows(text: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| {
+        let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
+        inner.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>()
+    };
+    let rows = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("|--"));
+    rows.map(cells).collect()
+}
+
+/// The pages that a text links to.
+fn linked(text: &str) -> Vec<String> {
+    let link = Regex::new(r"\]\(([^)#\s]+\.md)(#[^)\s]*)?\)").expect("a pattern");
+    link.captures_iter(text).map(|found| found[1].to_string()).collect()
+}
+
 /// The rows of the tables of a page: their first cell, and the files that the last one links to.
-fn rows(page: &str) -> Vec<(String, Vec<String>)> {
-    let link = Regex::new(r"\]\(([^)\s]+\.md)\)").expect("a pattern");
-    let text = fs::read_to_string(root().join("docs").join(page)).expect("the page");
-    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_string()).collect::<Vec<_>>();
-    let linked = |cell: &str| link.captures_iter(cell).map(|found| found[1].to_string()).collect::<Vec<_>>();
-    let rows = text.lines().filter(|line| line.starts_with('|')).map(cells);
-    rows.map(|cells| (cells[1].clone(), linked(&cells[cells.len() - 2])))
+fn rows(name: &str) -> Vec<(String, Vec<String>)> {
+    let rows = table_rows(&page(name)).into_iter();
+    rows.map(|cells| (cells[0].clone(), linked(cells.last().expect("a row has cells"))))
         .filter(|(_, links)| !links.is_empty())
         .collect()
 }
 
 /// Rows whose page does not hold one of the words that `words` makes of the first cell.
-fn unfounded(page: &str, words: impl Fn(&str) -> Vec<String>) -> Vec<String> {
+fn unfounded(name: &str, words: impl Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (first, links) in rows(page) {
+    for (first, links) in rows(name) {
         for link in links {
-            let text = fs::read_to_string(root().join("docs").join(&link)).unwrap_or_default().to_lowercase();
+            let text = page(&link).to_lowercase();
             // A term may run over the end of a line.
             let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
             let missing = words(&first).into_iter().filter(|word| !text.contains(&word.to_lowercase()));
@@ -157,4 +180,111 @@ fn a_system_call_stands_on_the_page_that_the_list_names() {
     };
     assert!(rows("91-system-calls.md").len() > 12, "the table was read");
     assert_eq!(unfounded("91-system-calls.md", calls), Vec::<String>::new());
+}
+
+/// The calls for one datagram of each rung, as the table in the README has them.
+fn calls_of_the_rungs() -> BTreeMap<String, String> {
+    let readme = fs::read_to_string(root().join("README.md")).expect("the README");
+    let name = Regex::new(r"^\[(echo-[a-z-]+)\]").expect("a pattern");
+    let rows = table_rows(&readme).into_iter().filter(|cells| cells.len() == 5);
+    rows.filter_map(|cells| Some((name.captures(&cells[0])?[1].to_string(), cells[3].clone()))).collect()
+}
+
+/// What a row of "Which of all these should I use?" claims, and neither the table of the rungs nor a page that it links to
+/// bears out.
+fn unmeasured(cells: &[String], calls: &BTreeMap<String, String>) -> Vec<String> {
+    let target = Regex::new(r"\]\([^)]*\)").expect("a pattern");
+    let counted = Regex::new(r"\b(\d+) calls\b").expect("a pattern");
+    let number = Regex::new(r"\d[\d,.]*\d|\d").expect("a pattern");
+    let words = |text: &str| target.replace_all(text, "]").into_owned();
+    let mut wrong = Vec::new();
+    let (program, cost, watch) = (words(&cells[1]), words(&cells[2]), words(&cells[3]));
+    let rung = calls.iter().find(|(rung, _)| program.contains(&format!("[{rung}]")));
+    for found in counted.captures_iter(&cost) {
+        if rung.map(|(_, calls)| calls.as_str()) != Some(&found[1]) {
+            wrong.push(format!("{program}: {} is not in the table of the rungs", &found[0]));
+        }
+    }
+    let pages: Vec<String> = linked(&cells.join(" ")).iter().map(|name| page(name)).collect();
+    for claim in [counted.replace_all(&cost, "").into_owned(), watch] {
+        for found in number.find_iter(&claim) {
+            let whole = format!(r"(^|[^\d,.]){}($|[^\d,.]|[,.]\D|[,.]$)", regex::escape(found.as_str()));
+            let whole = Regex::new(&whole).expect("a pattern");
+            if !pages.iter().any(|page| whole.is_match(page)) {
+                wrong.push(format!("{program}: no page that the row links to has {}", found.as_str()));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn what_the_choice_of_a_rung_costs_was_measured() {
+    let calls = calls_of_the_rungs();
+    assert!(calls.len() > 13, "the table of the rungs was read: {calls:?}");
+    let rows = table_rows(&page("94-which.md"));
+    let wrong: Vec<String> = rows.iter().flat_map(|cells| unmeasured(cells, &calls)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // Every rung stands in it.
+    let text = page("94-which.md");
+    let missing: Vec<&String> = calls.keys().filter(|rung| !text.contains(&format!("[{rung}]("))).collect();
+    assert!(missing.is_empty(), "no row of 94-which.md names {missing:?}");
+}
+
+#[test]
+fn a_cost_that_nobody_measured_is_found() {
+    let calls = calls_of_the_rungs();
+    let row = |cost: &str, watch: &str| {
+        let cells = ["one socket", "[echo-poll](14-echo-poll.md)", cost, watch].map(String::from);
+        unmeasured(&cells, &calls).len()
+    };
+    assert_eq!(row("4 calls; 2.2 µs: [why](00-why.md)", "1,024 descriptors"), 0);
+    assert_eq!(row("3 calls", ""), 1);
+    assert_eq!(row("4 calls; 2.3 µs: [why](00-why.md)", ""), 1);
+    // Part of a number is not that number.
+    assert_eq!(row("118 µs: [why](00-why.md)", "77,777 descriptors"), 2);
+}
+
+#[test]
+fn every_program_stands_on_a_page() {
+    let pages: String = pages().into_values().collect();
+    let listed = ladder(&["list", "--json"]).out;
+    let programs: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("a list");
+    let names: Vec<&str> = programs.iter().filter_map(|program| program["program"].as_str()).collect();
+    assert!(names.len() > 30, "{names:?}");
+    let missing: Vec<&&str> = names.iter().filter(|name| !pages.contains(**name)).collect();
+    assert!(missing.is_empty(), "no page names {missing:?}");
+}
+
+#[test]
+fn every_link_of_the_site_stays_in_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = folder.path().canonicalize().expect("the folder");
+    let said = ladder(&["docs", "--site", &site.display().to_string()]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let mut pages = BTreeMap::new();
+    let mut folders = vec![site.join("src")];
+    while let Some(folder) = folders.pop() {
+        for file in entries(&folder) {
+            if file.is_dir() {
+                folders.push(file);
+            } else if file.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&file).expect("a page");
+                pages.insert(file, text);
+            }
+        }
+    }
+    let broken: Vec<String> =
+        pages.iter().flat_map(|(page, text)| broken_links(page, text, &pages)).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    // mdBook shows what its table names, and nothing else.
+    let table = site.join("src/SUMMARY.md");
+    let shown = linked(&pages[&table]);
+    let left_out: Vec<&PathBuf> = pages
+        .keys()
+        .filter(|page| **page != table && !shown.iter().any(|shown| **page == site.join("src").join(shown)))
+        .collect();
+    assert!(left_out.is_empty(), "the site has no way to {left_out:#?}");
+    assert!(shown.len() > 60, "{shown:?}");
+    assert!(site.join("book.toml").is_file() && site.join("src/pictures/loop.svg").is_file());
 }
