@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -181,6 +182,21 @@ pub fn is_asleep(thread: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
     // The state stands behind the name, which is in brackets and may hold anything.
     stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
+}
+
+/// Whether all other threads of this program sleep in a system call.
+pub fn all_others_are_asleep() -> bool {
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<i32>().ok();
+    // The link reads `PID/task/THREAD`.
+    let me = fs::read_link("/proc/thread-self").ok().and_then(|link| number(&link));
+    let look = || {
+        let threads = fs::read_dir("/proc/self/task").ok()?;
+        let mut others =
+            threads.filter_map(|thread| number(&thread.ok()?.path())).filter(|it| Some(*it) != me);
+        Some(others.all(is_asleep))
+    };
+    // Twice: one that is asleep when it is looked at may then be woken by one that goes to sleep itself.
+    look() == Some(true) && look() == Some(true)
 }
 
 #[cfg(test)]
