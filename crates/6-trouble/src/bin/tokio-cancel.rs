@@ -13,7 +13,6 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::net::{self, Ipv4Addr, Shutdown, SocketAddr};
-use std::os::fd::AsFd;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::ValueEnum;
 use echo_service::demo::Demo;
-use echo_service::{kernel_drops, parse_count};
+use echo_service::parse_count;
 use futures::StreamExt;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -116,8 +115,6 @@ struct Outcome {
     received: usize,
     /// Datagrams that came back to the client, or frames that the server read whole.
     good: usize,
-    /// Datagrams that the kernel dropped; `null` where the system does not tell, and for frames.
-    kernel_dropped: Option<u64>,
     /// How the first frame that was no frame began.
     first_torn: Option<String>,
 }
@@ -152,11 +149,7 @@ struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lossy = self.outcomes.iter().filter(|outcome| outcome.lost() > 0).count();
-        write!(f, "{}: {lossy} of {} ways lose something", self.program, self.outcomes.len())?;
-        match self.outcomes.iter().filter_map(|outcome| outcome.kernel_dropped).reduce(|all, one| all + one) {
-            Some(dropped) => write!(f, "; the kernel dropped {dropped}"),
-            None => Ok(()),
-        }
+        write!(f, "{}: {lossy} of {} ways lose something", self.program, self.outcomes.len())
     }
 }
 
@@ -290,8 +283,8 @@ async fn serve(cure: Cure, server: Server, mut ticks: Ticks) -> io::Result<()> {
                 done = server.reserve_and_receive().marked("receive") => done?,
             }
         },
-        // region: held
         Cure::Held => {
+            // region: held
             let mut work = pin!(server.receive_and_queue().marked("receive"));
             loop {
                 tokio::select! {
@@ -303,8 +296,8 @@ async fn serve(cure: Cure, server: Server, mut ticks: Ticks) -> io::Result<()> {
                     }
                 }
             }
+            // endregion: held
         }
-        // endregion: held
         // region: task
         Cure::Task => {
             let mut work = tokio::spawn(server.relay().marked("receive"));
@@ -435,7 +428,6 @@ async fn datagrams(cure: Cure, flags: &Flags) -> io::Result<Outcome> {
         }
     }
     outcome.received = received.load(Relaxed);
-    outcome.kernel_dropped = kernel_drops(&socket.as_fd().try_clone_to_owned()?.into());
     serving.abort();
     match serving.await {
         Ok(ended) => ended?,
@@ -479,8 +471,8 @@ impl Frames {
 async fn read_frames(cure: Cure, mut stream: impl Stream, mut ticks: Ticks) -> io::Result<Frames> {
     let mut frames = Frames::default();
     match cure {
-        // region: exact
         Cure::None | Cure::Abort | Cure::Handler | Cure::Reserve | Cure::Token => {
+            // region: exact
             let mut frame = [0; FRAME];
             loop {
                 tokio::select! {
@@ -493,10 +485,10 @@ async fn read_frames(cure: Cure, mut stream: impl Stream, mut ticks: Ticks) -> i
                     },
                 }
             }
+            // endregion: exact
         }
-        // endregion: exact
-        // region: framed
         Cure::Framed => {
+            // region: framed
             // What it has read of a frame lies in `framed`. Its `next` holds nothing.
             let mut framed = FramedRead::new(stream, WholeFrames);
             loop {
@@ -509,8 +501,8 @@ async fn read_frames(cure: Cure, mut stream: impl Stream, mut ticks: Ticks) -> i
                     },
                 }
             }
+            // endregion: framed
         }
-        // endregion: framed
         Cure::Held => {
             let mut work = pin!(read_frame(stream).marked("read"));
             loop {
