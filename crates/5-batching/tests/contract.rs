@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    echo_contract::test_main(env!("CARGO_MANIFEST_DIR"), &[env!("CARGO_BIN_EXE_echo-mmsg")])
+    echo_contract::test_main(
+        env!("CARGO_MANIFEST_DIR"),
+        &[env!("CARGO_BIN_EXE_echo-mmsg"), env!("CARGO_BIN_EXE_echo-uring")],
+    )
 }

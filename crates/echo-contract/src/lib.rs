@@ -155,6 +155,7 @@ pub fn check_one(requirement: &'static Requirement, target: &Target, options: &O
         if requirement.asks == Asks::Rungs && target.entry().is_none() {
             return not_asked("it does not show on the wire");
         }
+        Subject::new(target, options).require_ring()?;
         match requirement.place {
             Place::Here => (requirement.check)(&Subject::new(target, options)),
             Place::PrivateNetwork => private_network::check(requirement, target, options),
@@ -196,6 +197,22 @@ impl<'a> Subject<'a> {
     /// Random numbers that the seed decides.
     fn random(&self) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.options.seed)
+    }
+
+    /// Ends the check without an answer, by the server's own sentence, if it stands on a ring and there is none here.
+    fn require_ring(&self) -> Result<(), Unmet> {
+        if !self.target.entry().is_some_and(|rung| rung.transfer.takes_a_ring()) {
+            return Ok(());
+        }
+        match self.launch_bare().start_or_end()? {
+            Ok(server) => {
+                server.terminate()?;
+                Ok(())
+            }
+            Err(ended) if ended.stderr.contains("io_uring") => not_asked(ended.stderr.trim()),
+            // What is asked next will say what is wrong.
+            Err(_) => Ok(()),
+        }
     }
 
     /// The table's entry. Only asked of the ladder's servers.

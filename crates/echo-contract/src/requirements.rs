@@ -278,6 +278,12 @@ const REQUIREMENTS: &[Requirement] = &[
         "the least and the most of each number is served, or is wrong usage",
         limits::extreme_numbers,
     ),
+    in_private_network(rungs(
+        "R33",
+        "order-behind-a-slow-link",
+        "behind a link whose sends block, 5,000 datagrams come back in order, but for those that cannot be sent",
+        load::order_behind_a_slow_link,
+    )),
 ];
 
 #[cfg(test)]

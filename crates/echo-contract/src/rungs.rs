@@ -9,6 +9,8 @@ pub enum Trigger {
     Level,
     /// Reported once, when it begins.
     Edge,
+    /// Not at all: what was asked for is reported when it is done.
+    Completion,
 }
 
 /// How datagrams cross between a rung and the kernel.
@@ -20,6 +22,25 @@ pub enum Transfer {
     Batch,
     /// A ring: no call of its own, so strace can fail none.
     Ring,
+    /// In by a ring, and out by a call for several.
+    RingIn,
+}
+
+impl Transfer {
+    /// Whether it takes io_uring, which not every machine has, nor every container permits.
+    pub fn takes_a_ring(self) -> bool {
+        matches!(self, Self::Ring | Self::RingIn)
+    }
+
+    /// Whether a receive is a system call, which strace can fail.
+    pub fn receives_by_call(self) -> bool {
+        matches!(self, Self::Single | Self::Batch)
+    }
+
+    /// Whether a send is one.
+    pub fn sends_by_call(self) -> bool {
+        self != Self::Ring
+    }
 }
 
 /// What sets one rung apart from the others as far as the contract goes.
@@ -47,6 +68,7 @@ pub struct Rung {
 
 const ALL_POLICIES: &[&str] = &["backpressure", "drop-newest", "drop-oldest"];
 const NO_DROP_OLDEST: &[&str] = &["backpressure", "drop-newest"];
+const BACKPRESSURE: &[&str] = &["backpressure"];
 const EPOLL: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2"];
 
 const fn rung(
@@ -72,7 +94,7 @@ const fn rung(
 /// fails this crate's tests.
 pub const RUNGS: &[Rung] = &[
     Rung {
-        policies: &["backpressure"],
+        policies: BACKPRESSURE,
         queues: false,
         ..rung("echo-blocking", "1-readiness", Trigger::Blocking, &["recvfrom", "recvmsg"])
     },
@@ -87,7 +109,7 @@ pub const RUNGS: &[Rung] = &[
     rung("echo-mini", "3-futures", Trigger::Edge, EPOLL),
     Rung {
         waits_itself: false,
-        policies: &["backpressure"],
+        policies: BACKPRESSURE,
         queues: false,
         ..rung("echo-tokio-await", "4-tokio", Trigger::Edge, EPOLL)
     },
@@ -107,8 +129,14 @@ pub const RUNGS: &[Rung] = &[
     // A batch is received only into slots that are free.
     Rung {
         transfer: Transfer::Batch,
-        policies: &["backpressure"],
+        policies: BACKPRESSURE,
         ..rung("echo-mmsg", "5-batching", Trigger::Level, EPOLL)
+    },
+    // A receive is asked for only with a slot that is free.
+    Rung {
+        transfer: Transfer::Ring,
+        policies: BACKPRESSURE,
+        ..rung("echo-uring", "5-batching", Trigger::Completion, &["io_uring_enter"])
     },
 ];
 

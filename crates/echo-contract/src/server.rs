@@ -84,6 +84,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// On this core alone.
+    pub(crate) fn on_core(mut self, core: usize) -> Self {
+        self.launch = self.launch.on_core(core);
+        self
+    }
+
     pub(crate) fn stdout(mut self, stdout: Output) -> Self {
         self.heard = matches!(stdout, Output::Captured | Output::FirstLine);
         self.launch = self.launch.stdout(stdout);

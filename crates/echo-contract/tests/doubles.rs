@@ -72,6 +72,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("loses-the-interface", "link-local", "does not end with"),
     ("unwraps-proc", "without-proc", "status 101"),
     ("takes-any-number", "extreme-numbers", "status 101"),
+    ("requeues-at-the-tail", "order-behind-a-slow-link", "of a burst of"),
+    ("dies-of-a-send-error", "order-behind-a-slow-link", ""),
 ];
 
 fn main() -> ExitCode {

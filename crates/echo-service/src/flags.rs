@@ -143,13 +143,21 @@ impl Flags {
         if !policies.contains(&self.policy()) {
             let name =
                 self.on_full.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-            let usage = Self::command().name(self.program).bin_name(self.program).render_usage().to_string();
-            wrong_usage(
-                self.program,
-                &format!("--on-full {name}: {} cannot do that: {because}", self.program),
-                usage,
-            );
+            self.cannot(&format!("--on-full {name}"), because);
         }
+    }
+
+    /// Ends the program as wrong usage if `--queue` is greater than `most`; `because` completes the same sentence.
+    pub fn require_queue(&self, most: usize, because: &str) {
+        if self.queue > most {
+            self.cannot(&format!("--queue {}, which is more than {most}", self.queue), because);
+        }
+    }
+
+    /// Ends the program as wrong usage: it cannot do `what`.
+    fn cannot(&self, what: &str, because: &str) -> ! {
+        let usage = Self::command().name(self.program).bin_name(self.program).render_usage().to_string();
+        wrong_usage(self.program, &format!("{what}: {} cannot do that: {because}", self.program), usage)
     }
 
     /// What holds between several flags, or of an address as a whole.

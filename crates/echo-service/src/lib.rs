@@ -149,19 +149,30 @@ impl Service {
     /// last call is over. The first time, it makes the trace mark `ready`.
     #[inline]
     pub fn serving(&mut self, queue: &DatagramQueue) -> bool {
+        self.serving_while(!queue.is_empty())
+    }
+
+    /// The same without a [`DatagramQueue`]: after a signal it goes on while something is `left` to do.
+    #[inline]
+    pub fn serving_while(&mut self, left: bool) -> bool {
         if !self.ready {
             self.ready = true;
             mark("ready");
         }
-        !self.done() && self.deadline.is_none_or(|deadline| !queue.is_empty() && Instant::now() < deadline)
+        !self.done() && self.deadline.is_none_or(|deadline| left && Instant::now() < deadline)
+    }
+
+    /// How long a wait may last: `None` is for ever; after a signal, what is left of the last call.
+    #[inline]
+    pub fn timeout(&self) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(Instant::now()))
     }
 
     /// How long a wait may last, in milliseconds rounded up: `None` is for ever; after a signal, what is
     /// left of the last call.
     #[inline]
     pub fn timeout_ms(&self) -> Option<u16> {
-        let left = self.deadline?.saturating_duration_since(Instant::now());
-        Some(left.as_millis() as u16 + 1)
+        Some(self.timeout()?.as_millis() as u16 + 1)
     }
 
     /// How many datagrams one readiness event may cost.

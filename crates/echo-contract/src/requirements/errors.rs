@@ -17,15 +17,27 @@ use crate::{Subject, Transfer, Trigger};
 const SENDS: &[&str] = &["sendto", "sendmsg", "sendmmsg"];
 const RECEIVES: &[&str] = &["recvfrom", "recvmsg", "recvmmsg"];
 
+/// Why a ring's operations are left alone; the tests of its crate make up completions that fail.
+const OF_A_RING: &str = "what is asked of a ring is no system call, so strace can fail none";
+
 /// A server whose calls are to be failed. One that moves several datagrams a call is left a queue of one, so that
 /// it makes as many calls as the others.
 fn a_call_each<'a>(subject: &Subject<'a>) -> Result<server::Launch<'a>, Unmet> {
     require_strace()?;
-    match subject.rung()?.transfer {
-        Transfer::Single => Ok(subject.launch()),
-        Transfer::Batch => Ok(subject.launch().args(["--queue", "1"])),
-        Transfer::Ring => not_asked("what is asked of a ring is no system call, so strace can fail none"),
-    }
+    Ok(match subject.rung()?.transfer {
+        Transfer::Single | Transfer::Ring => subject.launch(),
+        Transfer::Batch | Transfer::RingIn => subject.launch().args(["--queue", "1"]),
+    })
+}
+
+/// Fails unless sends are calls that can be made to fail.
+pub(super) fn require_sends_by_call(subject: &Subject) -> Result<(), Unmet> {
+    if subject.rung()?.transfer.sends_by_call() { Ok(()) } else { not_asked(OF_A_RING) }
+}
+
+/// Fails unless receives are.
+fn require_receives_by_call(subject: &Subject) -> Result<(), Unmet> {
+    if subject.rung()?.transfer.receives_by_call() { Ok(()) } else { not_asked(OF_A_RING) }
 }
 
 /// How often each call is made until the server is ready, so that an injection can begin behind that.
@@ -98,6 +110,7 @@ fn missing_of_50(server: &Server, error: &str) -> Result<u64, Unmet> {
 
 /// A failed send loses exactly its datagram, is counted by its name, and the service goes on.
 pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
+    require_sends_by_call(subject)?;
     let launch = a_call_each(subject)?;
     let before = calls_before_ready(subject, SENDS)?;
     for error in [
@@ -131,6 +144,7 @@ pub(super) fn send_errors(subject: &Subject) -> Result<(), Unmet> {
 
 /// A receive that fails because of the network is counted by its name, loses nothing, and the service goes on.
 pub(super) fn receive_errors(subject: &Subject) -> Result<(), Unmet> {
+    require_receives_by_call(subject)?;
     let launch = a_call_each(subject)?;
     let before = calls_before_ready(subject, RECEIVES)?;
     for error in ["ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "ENOBUFS", "ENOMEM"] {
@@ -181,7 +195,8 @@ pub(super) fn own_bugs(subject: &Subject) -> Result<(), Unmet> {
     let before = calls_before_ready(subject, &calls)?;
     let mut cases: Vec<(&[&str], &str)> = Vec::new();
     for error in ["EBADF", "ENOTSOCK", "EFAULT"] {
-        cases.extend([(SENDS, error), (RECEIVES, error)]);
+        let by_call = [(SENDS, rung.transfer.sends_by_call()), (RECEIVES, rung.transfer.receives_by_call())];
+        cases.extend(by_call.iter().filter(|(_, by_call)| *by_call).map(|&(calls, _)| (calls, error)));
     }
     if subject.target.waits_itself() && rung.trigger != Trigger::Blocking {
         for error in ["EBADF", "EFAULT", "EINVAL"] {
@@ -246,6 +261,7 @@ pub(super) fn windowed(subject: &Subject, server: &Server, count: usize) -> Resu
 
 /// Would-block from a receive that was announced is legal, and a level-triggered wait announces it again.
 pub(super) fn spurious_readiness(subject: &Subject) -> Result<(), Unmet> {
+    require_receives_by_call(subject)?;
     let launch = a_call_each(subject)?;
     if subject.rung()?.trigger != Trigger::Level {
         return not_asked("after an injected would-block no edge follows");
@@ -364,6 +380,7 @@ pub(super) fn vanished_clients(subject: &Subject) -> Result<(), Unmet> {
 pub(super) fn policies_by_injection(subject: &Subject) -> Result<(), Unmet> {
     require_strace()?;
     let rung = subject.rung()?;
+    require_sends_by_call(subject)?;
     if rung.trigger == Trigger::Edge {
         return not_asked("after an injected would-block no edge follows: see the slow link");
     }

@@ -70,6 +70,11 @@ pub(super) fn refused_setup(subject: &Subject) -> Result<(), Unmet> {
         ("epoll_ctl", "ENOMEM", "memory"),
         ("eventfd2", "ENOMEM", "memory"),
         ("signalfd4", "ENOMEM", "memory"),
+        ("io_uring_setup", "EPERM", "seccomp"),
+        ("io_uring_setup", "ENOSYS", "Linux 6.1"),
+        ("io_uring_setup", "EINVAL", "Linux 6.1"),
+        ("io_uring_setup", "ENOMEM", "ulimit -l"),
+        ("io_uring_register", "ENOMEM", "ulimit -l"),
     ] {
         // What comes later is no set-up.
         for when in 1..=2 {

@@ -6,11 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::strace::Call;
-use harness::{Client, Launch, Process, proc, require_strace};
+use harness::{Client, Launch, Process, cores, on_core, proc, require_strace};
 use nix::sys::signal::Signal;
 
-use super::errors::{blocked_by_injection, expect_policy};
-use crate::server::{Server, deadline, eventually};
+use super::errors::{blocked_by_injection, expect_policy, require_sends_by_call};
+use crate::server::{self, Server, deadline, eventually};
 use crate::target::Origin;
 use crate::verdict::{Context, Unmet, ensure, fails, not_asked};
 use crate::{Subject, Trigger};
@@ -355,9 +355,12 @@ impl SlowLink {
     }
 
     fn start(&self, subject: &Subject, flags: &[&str]) -> Result<(Server, Client), Unmet> {
+        self.start_by(subject.launch(), flags)
+    }
+
+    fn start_by(&self, launch: server::Launch, flags: &[&str]) -> Result<(Server, Client), Unmet> {
         let pid = self.pid();
-        let server = subject
-            .launch()
+        let server = launch
             .on("10.0.0.2:2042")
             .args(["--allow-remote"])
             .args(flags)
@@ -470,6 +473,64 @@ pub(super) fn policies_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
+/// Order, under all that may break it: sends that block, datagrams that cannot be sent and stand among the others,
+/// empty ones, and bursts of all lengths.
+pub(super) fn order_behind_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
+    const DATAGRAMS: usize = 5_000;
+    let cores = cores();
+    // On one core each: a client that moves between two overtakes itself.
+    let [first, .., last] = cores[..] else { return not_asked("it takes two cores") };
+    let link = SlowLink::new("40mbit")?;
+    let launch = subject.launch().on_core(first);
+    // Few datagrams fill the send buffer, so that the sends of most bursts block.
+    let (server, mut client) = link.start_by(launch, &["--queue", "64", "--send-buffer", "8192"])?;
+    // The server knows no way to this address.
+    let made = Launch::new("ip").args(["address", "add", "192.0.2.9/32", "dev", "va"]).run()?;
+    made.expect_code(0)?;
+    let stranger = Client::at(([192, 0, 2, 9], 0).into(), server.address)?.watching(server.watch());
+    let mut random = subject.random();
+    let strangers = on_core(last, || in_bursts(&mut client, &stranger, DATAGRAMS, &mut random))??;
+    let summary = server.stop()?;
+    ensure(summary.kernel_dropped == 0, || format!("the check was too quick for the server: {summary:?}"))?;
+    summary.expect(1 + DATAGRAMS as u64 + strangers, 1 + DATAGRAMS as u64)?;
+    ensure(summary.send_errors.get("ENETUNREACH") == Some(&strangers), || {
+        format!("`send_errors` is not {{\"ENETUNREACH\": {strangers}}}: {summary:?}")
+    })
+}
+
+/// Echoes so many datagrams of the client, a burst at a time, with one of the stranger's among each. Returns how many
+/// of these there were.
+fn in_bursts(
+    client: &mut Client,
+    stranger: &Client,
+    datagrams: usize,
+    random: &mut fastrand::Rng,
+) -> Result<u64, Unmet> {
+    let (mut sent, mut strangers) = (0_usize, 0);
+    while sent < datagrams {
+        let burst = random.usize(1..=60).min(datagrams - sent);
+        let among = random.usize(..burst);
+        // Every ninth is empty, the others say which they are.
+        let payload = |number: usize| match number % 9 {
+            0 => Vec::new(),
+            _ => [&number.to_be_bytes()[..], &[0; 992]].concat(),
+        };
+        for number in sent..sent + burst {
+            if number == sent + among {
+                stranger.send(b"nobody answers me")?;
+                strangers += 1;
+            }
+            client.send(&payload(number))?;
+        }
+        for number in sent..sent + burst {
+            client.expect(&payload(number)).context(format!("datagram {number} of a burst of {burst}"))?;
+        }
+        sent += burst;
+    }
+    client.expect_nothing()?;
+    Ok(strangers)
+}
+
 /// The end while sends block: at most a second of draining, then an honest count; a second signal ends it
 /// at once.
 pub(super) fn end_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
@@ -497,6 +558,7 @@ pub(super) fn end_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
 /// Likewise, with sends that block because strace says so.
 pub(super) fn end_while_sends_block(subject: &Subject) -> Result<(), Unmet> {
     require_strace()?;
+    require_sends_by_call(subject)?;
     if subject.rung()?.trigger == Trigger::Edge {
         return not_asked("after an injected would-block no edge follows: see the slow link");
     }
