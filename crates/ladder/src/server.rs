@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use harness::{PATIENCE, Process, free_address, takes_address};
 
 use crate::checkout::{Checkout, Profile, Program};
-use crate::failure::{Result, failed, usage};
+use crate::failure::{Result, failed, note, usage};
 
 /// A server to start.
 #[derive(Clone, Debug)]
@@ -55,10 +55,25 @@ impl Target {
     }
 }
 
-/// The echo servers named (all of them when none is) and after them the foreign ones.
+/// The echo servers named (when none is, all that this machine has what they need for) and after them the foreign ones.
 pub fn targets(checkout: &Checkout, names: &[String], with: &[String]) -> Result<Vec<Target>> {
     let foreign: Vec<Target> = with.iter().map(|text| Target::parse_with(text)).collect::<Result<_>>()?;
-    let own = checkout.echo_programs(names)?;
+    let mut own = checkout.echo_programs(names)?;
+    if names.is_empty() {
+        for ring in echo_contract::RUNGS.iter().filter(|rung| rung.transfer.takes_a_ring()) {
+            let Some(index) = own.iter().position(|program| program.name == ring.name) else { continue };
+            checkout.build([ring.name], checkout.profile)?;
+            let server = Target::Own(own[index].clone());
+            match start(checkout, checkout.profile, &server, &Launch::default()) {
+                Ok(server) => server.dismiss(),
+                Err(why) if why.to_string().contains("io_uring") => {
+                    note(&format!("ladder: skipped, {why}"));
+                    own.remove(index);
+                }
+                Err(why) => return Err(why),
+            }
+        }
+    }
     if let Some(other) = own.iter().find(|program| !program.is_echo()) {
         return usage(format!(
             "{} is no echo server, so its calls per datagram have no meaning; `cargo ladder trace {0}` shows what it \

@@ -73,7 +73,7 @@ impl Tracks {
         let name = |task: usize| timeline.tasks.get(task).map_or("", String::as_str);
         match &item.event {
             Event::Client(text) => self.instant(from, CLIENT, text),
-            Event::Mark(text) => self.instant(from, thread, text),
+            Event::Mark(text) | Event::Ask(text) | Event::Done(text) => self.instant(from, thread, text),
             Event::Call(shown) => {
                 let mut begin = event("B", thread, &shown.name);
                 begin["args"] = json!({ "call": shown.label, "says": shown.says });

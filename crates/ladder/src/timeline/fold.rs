@@ -51,7 +51,7 @@ enum Alike {
 fn alike(item: &Item) -> Option<(usize, Alike)> {
     let what = match &item.event {
         Event::Call(CallBox { kind, name, on, .. }) => Alike::Call(*kind, name.clone(), on.clone()),
-        Event::Mark(text) => Alike::Mark(text.clone()),
+        Event::Mark(text) | Event::Ask(text) | Event::Done(text) => Alike::Mark(text.clone()),
         Event::Wake(task) => Alike::Wake(*task),
         Event::Spawn(task) => Alike::Spawn(*task),
         Event::Poll(task) => Alike::Poll(*task),

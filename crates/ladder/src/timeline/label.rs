@@ -154,6 +154,9 @@ pub fn label(call: &Call, rendered: &Rendered) -> String {
         {
             format!("{short} {}", arg(0))
         }
+        "io_uring_enter" if failed.is_empty() => {
+            format!("{short}: hands over {}, wants {}", arg(1), arg(2))
+        }
         "futex" => match waits_for_a_thread(call) {
             true => format!("futex wait{}", if timed_out(call) { ", timed out" } else { "" }),
             false => format!("futex wake = {value}"),

@@ -19,7 +19,8 @@ pub struct Item {
     pub lines: Vec<usize>,
     /// How many neighbours it stands for.
     pub count: usize,
-    /// Datagrams that wait in each socket afterwards, by index into [`Timeline::sockets`].
+    /// Datagrams that wait in each socket afterwards, by index into [`Timeline::sockets`]; and, if there is a ring, what
+    /// it has been asked and has not done.
     pub waiting: Vec<usize>,
     /// When it began and when it ended, if strace wrote the times: in microseconds.
     pub micros: Option<(u64, u64)>,
@@ -32,6 +33,10 @@ pub enum Event {
     Client(String),
     /// A mark without a meaning of its own, a signal, or an end.
     Mark(String),
+    /// The program has written a request into a ring, which stands for the kernel.
+    Ask(String),
+    /// The program has taken a completion from a ring.
+    Done(String),
     /// A system call.
     Call(CallBox),
     /// A call that has not returned.
@@ -94,7 +99,7 @@ pub struct CallBox {
 pub struct Timeline {
     /// Heading.
     pub title: String,
-    /// Sockets whose receive buffers are counted.
+    /// Sockets whose receive buffers are counted; and behind them [`RING`], if the program has one.
     pub sockets: Vec<String>,
     /// Threads, in order of appearance.
     pub threads: Vec<String>,
@@ -103,6 +108,9 @@ pub struct Timeline {
     /// What happened, causes first.
     pub items: Vec<Item>,
 }
+
+/// The heading over the number of requests that a ring has been asked and has not done.
+pub const RING: &str = "ring";
 
 /// Columns of threads at most; the others share the last.
 const THREADS: usize = 3;
@@ -155,6 +163,10 @@ impl Timeline {
                         note.text.strip_prefix("stopped; ").and_then(|text| text.strip_suffix("; continued"));
                     Event::Client(text.map_or(note.text.clone(), |text| format!("{text}, at once")))
                 }
+                What::Mark { text, .. } if buffers.exchange(text) => match text.starts_with("ask ") {
+                    true => Event::Ask(text.clone()),
+                    false => Event::Done(text.clone()),
+                },
                 What::Mark { text, .. } => match mark(text, &tasks) {
                     // The future was not being polled when it was dropped.
                     Event::Polled(task, End::Dropped) if in_poll[task] == 0 => {
@@ -215,8 +227,9 @@ impl Timeline {
             }
         }
         if !buffers.seen_to_drain {
-            buffers.names.clear();
-            items.iter_mut().for_each(|item| item.waiting.clear());
+            let sockets = buffers.sockets();
+            buffers.names.drain(..sockets);
+            items.iter_mut().for_each(|item| drop(item.waiting.drain(..sockets)));
         }
         Timeline { title: title.to_string(), sockets: buffers.names, threads, tasks, items }
     }
@@ -310,8 +323,10 @@ struct Buffers {
     waiting: Vec<usize>,
     /// Which of them a client sends to, by client.
     of_client: HashMap<String, usize>,
-    /// Whether any receive could be laid to one: those of a ring, for one, cannot be seen.
+    /// Whether any receive could be laid to one: those of a ring, for one, can be seen only by its marks.
     seen_to_drain: bool,
+    /// Whether the last name is that of a ring.
+    ring: bool,
 }
 
 impl Buffers {
@@ -332,8 +347,42 @@ impl Buffers {
             1 => vec!["socket".into()],
             _ => sockets.iter().map(|socket| format!("socket-{}", socket + 1)).collect(),
         };
+        buffers.ring = lines.iter().any(|line| match &line.what {
+            What::Call { call, .. } | What::Open { call, .. } => call.name == "io_uring_enter",
+            _ => false,
+        });
+        if buffers.ring {
+            buffers.names.push(RING.into());
+        }
         buffers.waiting = vec![0; buffers.names.len()];
         buffers
+    }
+
+    /// How many sockets there are.
+    fn sockets(&self) -> usize {
+        self.names.len() - usize::from(self.ring)
+    }
+
+    /// Takes note of a mark that says what a ring is asked or has done; whether it is one.
+    fn exchange(&mut self, mark: &str) -> bool {
+        let sockets = self.sockets();
+        let Some(asked) = self.waiting.last_mut().filter(|_| self.ring) else { return false };
+        if mark.starts_with("ask ") {
+            *asked += 1;
+            return true;
+        }
+        let Some(done) = mark.strip_prefix("done ") else { return false };
+        // One request may bring more than one completion, and says so.
+        if !done.ends_with(", more") {
+            *asked = asked.saturating_sub(1);
+        }
+        let brought =
+            done.strip_prefix("recv ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        if brought && sockets == 1 {
+            self.waiting[0] = self.waiting[0].saturating_sub(1);
+            self.seen_to_drain = true;
+        }
+        true
     }
 
     fn fill(&mut self, sent: &[Sent]) {
@@ -352,7 +401,7 @@ impl Buffers {
             .first()
             .is_some_and(|fd| ["socket", "connected"].iter().any(|kind| fd.starts_with(kind)));
         let only_looks = rendered.args.iter().any(|arg| arg.contains("MSG_PEEK"));
-        if !takes || !from_a_socket || only_looks || self.waiting.is_empty() {
+        if !takes || !from_a_socket || only_looks || self.sockets() == 0 {
             return;
         }
         let mut named = 0;
@@ -365,7 +414,7 @@ impl Buffers {
             }
         }
         // A receive that asks for no address can only be from the one socket.
-        if named == 0 && self.waiting.len() == 1 && call.name != "recvmmsg" && self.waiting[0] > 0 {
+        if named == 0 && self.sockets() == 1 && call.name != "recvmmsg" && self.waiting[0] > 0 {
             self.waiting[0] -= 1;
             named = 1;
         }

@@ -1,7 +1,7 @@
 //! Sentences: what a picture shows, for those who cannot see it, and what happens in each of its rows.
 
 use super::layout::Layout;
-use super::model::{End, Event, Timeline};
+use super::model::{End, Event, RING, Timeline};
 
 /// What the whole picture shows, in a sentence or two.
 pub fn summary(timeline: &Timeline, layout: &Layout) -> String {
@@ -23,7 +23,14 @@ pub fn summary(timeline: &Timeline, layout: &Layout) -> String {
     let Some(last) = layout.rows.last() else { return said };
     if let Event::Open(open) = &last.event {
         said.push_str(&format!(" At the end it is {}", open.label));
-        let left: usize = last.waiting.iter().sum();
+        let ring = timeline.sockets.last().is_some_and(|name| name == RING);
+        let (sockets, asked) = last.waiting.split_at(last.waiting.len() - usize::from(ring));
+        match asked.first() {
+            None | Some(0) => {}
+            Some(1) => said.push_str(", with 1 request in the ring"),
+            Some(asked) => said.push_str(&format!(", with {asked} requests in the ring")),
+        }
+        let left: usize = sockets.iter().sum();
         match left {
             0 => {}
             1 => said.push_str(", and 1 datagram waits"),
@@ -47,6 +54,8 @@ pub fn of_row(timeline: &Timeline, layout: &Layout, row: usize) -> String {
     said.push(match &item.event {
         Event::Client(text) => format!("The client acts: {text}."),
         Event::Mark(_) => "The program announces it.".into(),
+        Event::Ask(_) => "The program writes a request into the ring; the next call hands it over.".into(),
+        Event::Done(_) => "The program takes a completion from the ring.".into(),
         Event::Call(shown) if item.count > 1 => {
             format!("{} {} such calls in a row.", shown.says, item.count)
         }

@@ -192,6 +192,15 @@ fn draw_item(out: &mut Lines, timeline: &Timeline, columns: &Columns, item: &Ite
         Event::Mark(text) => {
             out.text(x + 4, text_y, "dim", &cut(&times(item.count, text), columns.letters_from(x + 4)))
         }
+        // The ring's column is the one beside the first thread.
+        Event::Ask(text) | Event::Done(text) => {
+            let (from, to) = if matches!(item.event, Event::Ask(_)) { (x + 12, x) } else { (x, x + 12) };
+            out.line(format_args!(
+                r##"<path class="spawn" marker-end="url(#tip)" d="M{from} {}H{to}"/>"##,
+                y + 9
+            ));
+            out.text(x + 18, text_y, "dim", &cut(&times(item.count, text), columns.letters_from(x + 18)))
+        }
         Event::Call(shown) => draw_call(out, columns, item, shown, y),
         Event::Open(shown) => {
             let bottom = y + BOX + 3;

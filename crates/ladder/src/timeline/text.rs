@@ -101,6 +101,8 @@ fn words(timeline: &Timeline, item: &Item) -> String {
         Event::Spawn(spawned) => format!("spawn {}", task(*spawned)),
         Event::Client(text) => text.clone(),
         Event::Mark(text) => times(item.count, text),
+        Event::Ask(text) => format!("← {}", times(item.count, text)),
+        Event::Done(text) => format!("→ {}", times(item.count, text)),
         Event::Again { rows, times, .. } => again(*rows, *times),
         Event::Hidden(_) => format!("... {} events ...", item.count),
         Event::Poll(_) | Event::Polled(..) | Event::Empty(..) => String::new(),
