@@ -278,6 +278,12 @@ const REQUIREMENTS: &[Requirement] = &[
         "the least and the most of each number is served, or is wrong usage",
         limits::extreme_numbers,
     ),
+    rungs(
+        "R33",
+        "order-of-short-bursts",
+        "4,000 short bursts, each to a server that waits, come back in order",
+        load::order_of_short_bursts,
+    ),
     in_private_network(rungs(
         "R33",
         "order-behind-a-slow-link",

@@ -72,6 +72,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("loses-the-interface", "link-local", "does not end with"),
     ("unwraps-proc", "without-proc", "status 101"),
     ("takes-any-number", "extreme-numbers", "status 101"),
+    ("reorders", "order-of-short-bursts", "of a burst of"),
     ("requeues-at-the-tail", "order-behind-a-slow-link", "of a burst of"),
     ("dies-of-a-send-error", "order-behind-a-slow-link", ""),
 ];

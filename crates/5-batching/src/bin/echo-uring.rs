@@ -1,6 +1,7 @@
 //! echo-uring: a UDP echo that waits in io_uring_enter(2), for what it has asked for to be done.
 //!
 //! New here: completions in place of readiness: ask first, and be told when it is done.
+//! Symptom:  when does io_uring pay; should my server use io_uring?
 //! Run:      cargo run --bin echo-uring
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-uring --marks    (or: strace target/debug/echo-uring --marks)
@@ -68,7 +69,8 @@ fn run(socket: &UdpSocket, flags: &Flags, queue: &mut Queue, service: &mut Servi
 /// Asks for datagrams, as many as there are slots and budget, if all that were asked for have come at once; else for
 /// one. Only the last receive of them waits.
 fn receive(ring: &mut Ring, pace: &mut Pace, service: &Service) {
-    if ring.receives() > 0 || ring.free() == 0 || service.signalled() {
+    let one_waits = ring.receives() > 0;
+    if one_waits || ring.free() == 0 || service.signalled() {
         return;
     }
     // Twice as many each time: one that finds nothing has cost something for nothing.
@@ -77,7 +79,8 @@ fn receive(ring: &mut Ring, pace: &mut Pace, service: &Service) {
     // With nothing to send the ring sleeps until one has come.
     *pace = Pace { asked, waits: asked == 1 && ring.sends() == 0 };
     for behind in (0..pace.asked).rev() {
-        ring.ask_receive(behind == 0);
+        let waits = behind == 0;
+        ring.ask_receive(waits);
     }
 }
 // endregion: receive

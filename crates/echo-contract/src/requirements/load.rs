@@ -473,6 +473,32 @@ pub(super) fn policies_on_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
     Ok(())
 }
 
+/// Order when everything that waits is woken by the same few datagrams: who waits several times may take the second
+/// datagram before the first.
+pub(super) fn order_of_short_bursts(subject: &Subject) -> Result<(), Unmet> {
+    let cores = cores();
+    // On one core each: a client that moves between two overtakes itself.
+    let [first, .., last] = cores[..] else { return not_asked("it takes two cores") };
+    let server = subject.launch().args(["--queue", "64", "--budget", "64"]).on_core(first).start()?;
+    let mut client = server.client()?;
+    let mut random = subject.random();
+    let mut short_bursts = || -> Result<u64, Unmet> {
+        let mut sent = 0;
+        // Long ones first: somebody may ask for more the more there is.
+        for round in 0..4_200 {
+            let burst = if round < 200 { 64 } else { random.u8(3..=8) };
+            (0..burst).try_for_each(|number| client.send(&[number]))?;
+            for number in 0..burst {
+                client.expect(&[number]).context(format!("datagram {number} of a burst of {burst}"))?;
+            }
+            sent += u64::from(burst);
+        }
+        Ok(sent)
+    };
+    let sent = on_core(last, &mut short_bursts)??;
+    server.stop()?.expect(sent, sent)
+}
+
 /// Order, under all that may break it: sends that block, datagrams that cannot be sent and stand among the others,
 /// empty ones, and bursts of all lengths.
 pub(super) fn order_behind_a_slow_link(subject: &Subject) -> Result<(), Unmet> {
