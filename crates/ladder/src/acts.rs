@@ -4,7 +4,8 @@
 //! first is the slowest, those that move the read elsewhere are alike, and who has read before is the fastest
 //! by far. The times printed are medians over rounds; asserted are only ratios, between the fastest rounds.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Read;
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use harness::strace::Call;
 use harness::{Launch, Output, Process, only, proc};
 use serde::Serialize;
 use serde_json::Value;
-use tempfile::NamedTempFile;
 
 use crate::bench::in_release;
 use crate::checkout::{Checkout, Profile};
@@ -253,8 +253,9 @@ fn calls_per_joke(checkout: &Checkout, program: &str, options: &Options) -> Resu
     Ok(many.saturating_sub(few) as f64 / 200.0)
 }
 
-/// The joke of a transcript: two lines, so that who sends line by line can be told from who does not.
-const TRACED: &str = "Knock, knock.\nWho is there?\n";
+/// The one joke of a transcript, from the top of the checkout: two lines, so that who sends line by line can be told from
+/// who does not.
+const TRACED: &str = "crates/jokes/knock.txt";
 
 /// The calls that move a joke.
 const MOVES: &[&str] = &[
@@ -268,10 +269,10 @@ const MOVES: &[&str] = &[
 pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Result<String> {
     require_strace()?;
     checkout.build([program], checkout.profile)?;
-    let mut jokes = NamedTempFile::new().context(|| "make a file of jokes".into())?;
-    jokes.write_all(TRACED.as_bytes()).context(|| "write a joke".into())?;
+    let file = checkout.root.join(TRACED);
+    let told = fs::read_to_string(&file).context(|| format!("read {TRACED}"))?;
     let launch = Launch::new(checkout.binary(program, checkout.profile).display())
-        .args(["--blocking-threads", "1", "--file", &jokes.path().display().to_string()])
+        .args(["--blocking-threads", "1", "--file", &file.display().to_string()])
         .args(flags)
         .traced([["-s".into(), "32".into()], only(MOVES)].concat());
     let act = start(launch, 0, 1)?;
@@ -282,8 +283,8 @@ pub fn transcript(checkout: &Checkout, program: &str, flags: &[String]) -> Resul
             connection.read_to_string(&mut joke)
         })
         .context(|| format!("hear a joke from {program}"))?;
-    if joke != TRACED {
-        return failed(format!("{program} sent {joke:?} instead of {TRACED:?}"));
+    if joke != told {
+        return failed(format!("{program} sent {joke:?} instead of {told:?}"));
     }
     Ok(one_connection(&finish(act)?))
 }

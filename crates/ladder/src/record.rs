@@ -2,6 +2,8 @@
 //! written somewhere else.
 
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,11 +33,15 @@ pub struct Options {
     /// How many datagrams to send, after these, in one burst while the program is stopped; 0 for none
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub burst: usize,
+    /// Poke it with one TCP connection in place of datagrams: connect, read until the server ends its side or comes to
+    /// rest, and close
+    #[arg(long, conflicts_with_all = ["one_at_a_time", "burst"])]
+    pub connect: bool,
     /// The program ends by itself: do not poke it, show it from its start (or its `ready` mark) to its end
-    #[arg(long, conflicts_with_all = ["one_at_a_time", "burst", "shutdown"])]
+    #[arg(long, conflicts_with_all = ["one_at_a_time", "burst", "connect", "shutdown"])]
     pub alone: bool,
     /// Start nothing: read what `strace -f -o FILE -p PID` (or: COMMAND) has written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["one_at_a_time", "burst", "shutdown", "alone"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["one_at_a_time", "burst", "connect", "shutdown", "alone"])]
     pub from: Option<PathBuf>,
     /// A program of the project, and its arguments
     #[arg(allow_hyphen_values = true, value_name = "PROGRAM")]
@@ -142,6 +148,7 @@ pub fn record(
         durations: times,
         args,
         alone: options.alone,
+        takes_connections: options.connect,
         binary,
         ..Launch::default()
     };
@@ -156,7 +163,14 @@ pub fn record(
         return Ok(Story::tell(&events, &[], Names::of(&events), &[], extent, scope));
     }
     let mut notes = Vec::new();
-    let clients = Script { options, name: target.name(), echoes, patience }.poke(&mut server, &mut notes)?;
+    let ports = match options.connect {
+        true => vec![visit(&mut server, &mut notes)?],
+        false => {
+            let script = Script { options, name: target.name(), echoes, patience };
+            let clients = script.poke(&mut server, &mut notes)?;
+            clients.iter().map(|client| Ok(client.port()?)).collect::<Result<_>>()?
+        }
+    };
     let (mut events, mut open) = (server.events().to_vec(), server.open_calls());
     let addresses = server.addresses.clone();
     if options.shutdown {
@@ -168,10 +182,11 @@ pub fn record(
     }
     let mut names = Names::of(&events);
     names.server(&addresses);
-    for (index, client) in clients.iter().enumerate() {
-        names.port(client.port()?, format!("client-{}", index + 1));
+    for (index, port) in ports.into_iter().enumerate() {
+        names.port(port, format!("client-{}", index + 1));
     }
-    Ok(Story::tell(&events, &open, names, &notes, extent, Scope::Served))
+    let scope = if options.connect { Scope::Visited } else { Scope::Served };
+    Ok(Story::tell(&events, &open, names, &notes, extent, scope))
 }
 
 /// Tells a recording that strace has made somewhere else.
@@ -217,6 +232,44 @@ pub fn empty_datagram(
     let story = Story::tell(server.events(), &[], names, &notes, Extent::default(), Scope::Served);
     server.dismiss();
     Ok((story.transcript(), came))
+}
+
+/// One TCP connection, and the port that it came from. The client closes only when the server has nothing more to do, so
+/// what its end causes stands behind all else.
+fn visit(server: &mut Process, notes: &mut Vec<Note>) -> Result<u16> {
+    server.await_quiet()?;
+    let address = server.address()?;
+    let mut note = |server: &Process, text: &str| {
+        notes.push(Note { at: server.events().len(), text: text.into(), sent: Vec::new() });
+    };
+    note(server, "client-1 connects, and reads to the end");
+    let failing = || format!("connect to {} by TCP at {address}", server.name);
+    let mut connection = TcpStream::connect(address).context(failing)?;
+    let port = connection.local_addr().context(failing)?.port();
+    connection.set_nonblocking(true).context(failing)?;
+    let mut buffer = [0; 4096];
+    let mut rested = false;
+    loop {
+        match connection.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) => rested = false,
+            // Nothing more comes of a server that sleeps, and has sent nothing before it fell asleep.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && rested => break,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                server.await_quiet()?;
+                rested = true;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A server may end a connection by a reset.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => return failed(format!("could not read what {} sends: {error}", server.name)),
+        }
+    }
+    server.await_quiet()?;
+    note(server, "client-1 closes");
+    drop(connection);
+    server.await_quiet()?;
+    Ok(port)
 }
 
 /// The fixed script.

@@ -110,6 +110,8 @@ pub struct Launch {
     pub args: Vec<String>,
     /// The program ends by itself: nothing is added to its arguments but `--marks`, no greeting is awaited.
     pub alone: bool,
+    /// It is poked by TCP. It listens on a port of the kernel's choice, and finds files from the top of the checkout.
+    pub takes_connections: bool,
 }
 
 /// Starts the target and waits until it serves: ours say so in their first line, a foreign one has bound its port.
@@ -123,8 +125,11 @@ pub fn start(checkout: &Checkout, profile: Profile, target: &Target, launch: &La
             if launch.traced && (program.is_echo() || !launch.args.iter().any(|arg| arg == "--marks")) {
                 command = command.args(["--marks"]);
             }
-            if program.is_echo() && !launch.alone {
+            if program.is_echo() && !launch.alone || launch.takes_connections {
                 command = command.args(["127.0.0.1:0"]);
+            }
+            if launch.takes_connections {
+                command = command.in_folder(&checkout.root);
             }
             command
         }

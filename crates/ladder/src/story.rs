@@ -32,6 +32,8 @@ pub struct Sent {
 pub enum Scope {
     /// From where the program serves.
     Served,
+    /// From the first deed of the client: the threads of a server for TCP start when they like.
+    Visited,
     /// A program that ends by itself, from its start.
     Alone,
     /// Somebody's recording: from its first socket or wait on, or all of it; with what it had not returned from.
@@ -226,7 +228,8 @@ fn told(names: &mut Names, call: &Call) -> What {
 
 /// Index of the event from which on everything is told.
 fn beginning(events: &[Event], notes: &[Note], scope: Scope) -> usize {
-    if let Some(ready) = events.iter().position(|event| is_mark(event, "ready")) {
+    let ready = events.iter().position(|event| is_mark(event, "ready"));
+    if let (Some(ready), true) = (ready, scope != Scope::Visited) {
         return ready;
     }
     match scope {

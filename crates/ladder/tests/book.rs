@@ -257,6 +257,19 @@ fn every_program_stands_on_a_page() {
 }
 
 #[test]
+fn the_front_page_of_a_public_crate_has_an_example_that_is_compiled() {
+    for krate in ["datagram-queue", "trace-marks", "3-futures", "echo-contract", "harness"] {
+        let folder = root().join("crates").join(krate);
+        let read = |file: &str| fs::read_to_string(folder.join(file)).expect("a file of the crate");
+        assert!(read("src/lib.rs").starts_with("#![doc = include_str!(\"../README.md\")]"), "{krate}");
+        let readme = read("README.md");
+        assert!(readme.starts_with("# "), "{krate}: the front page has a title");
+        let compiled = ["\n```\nuse ", "\n```rust\n", "\n```no_run\n"];
+        assert!(compiled.iter().any(|fence| readme.contains(fence)), "{krate}: no example");
+    }
+}
+
+#[test]
 fn every_link_of_the_site_stays_in_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = folder.path().canonicalize().expect("the folder");

@@ -392,3 +392,23 @@ fn a_page_of_the_book_shows_its_picture() {
     let said = ladder(&["docs", path]);
     assert!(said.code == Some(1) && said.err.contains("no name of a picture"), "{said:?}");
 }
+
+#[test]
+fn an_act_of_the_jokes_server_is_poked_by_a_connection() {
+    if !is_there("strace") {
+        return;
+    }
+    let args = ["--connect", "jokes-cached", "--threads", "1", "--file", "crates/jokes/knock.txt"];
+    let drawn = text(&args);
+    let order = [
+        "client-1 connects",
+        "accept = connection",
+        "> sendto",
+        "shutdown",
+        "client-1 closes",
+        "close connection",
+    ];
+    let places: Vec<Option<usize>> = order.iter().map(|part| drawn.find(part)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{drawn}");
+    assert_eq!(drawn, text(&args));
+}
