@@ -16,6 +16,7 @@ use crate::schedule::Job;
 
 pub mod hyper;
 pub mod lean;
+pub mod ledger;
 pub mod line;
 pub mod response;
 pub mod stream;
