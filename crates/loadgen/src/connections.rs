@@ -1,20 +1,22 @@
 //! A worker whose requests each have a connection to themselves: one task a connection, one engine for all of them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
+use std::ops::DerefMut;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use tokio::sync::Notify;
 
-use crate::clock::Monotonic;
+use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Engine, Slot, Work};
 use crate::pacer::{Pacer, PacerKind};
 use crate::protocol::{Context, Protocol};
 use crate::record::Recorder;
-use crate::reporter::{CpuUse, Reporter, STOP_CHECK, WorkerEnd};
+use crate::reporter::{CpuUse, Reporter, WorkerEnd};
 use crate::schedule::Job;
+use crate::worker::{self, Turns};
 
 /// Where a connection's task finds its next request.
 #[derive(Default)]
@@ -101,80 +103,91 @@ async fn serve_slot<P: Protocol>(
     }
 }
 
+/// The engine with its connections.
+struct Pool<M> {
+    engine: Rc<RefCell<Engine>>,
+    /// Makes what speaks over a connection.
+    make: M,
+    mailboxes: Vec<Rc<Mailbox>>,
+    /// Somebody's request was the last.
+    drained: Rc<Notify>,
+    cancelled: Vec<Slot>,
+}
+
+impl<P: Protocol + 'static, M: Fn(Slot) -> P> Turns for Pool<M> {
+    fn stop(&mut self) {
+        self.engine.borrow_mut().stop();
+    }
+
+    fn turn(&mut self, now: Nanos) -> Option<Nanos> {
+        let mut engine = self.engine.borrow_mut();
+        engine.wake(now, &mut self.cancelled);
+        for slot in self.cancelled.drain(..) {
+            self.mailboxes[slot].cancelled.set(true);
+            self.mailboxes[slot].wake();
+        }
+        while let Some((slot, job)) = engine.dispatch(now) {
+            if slot == self.mailboxes.len() {
+                let mailbox: Rc<Mailbox> = Rc::default();
+                self.mailboxes.push(Rc::clone(&mailbox));
+                let (engine, drained) = (Rc::clone(&self.engine), Rc::clone(&self.drained));
+                tokio::task::spawn_local(serve_slot((self.make)(slot), slot, mailbox, engine, drained));
+            }
+            self.mailboxes[slot].job.set(Some(job));
+            self.mailboxes[slot].wake();
+        }
+        engine.next_wake()
+    }
+
+    async fn called(&self) -> io::Result<()> {
+        self.drained.notified().await;
+        Ok(())
+    }
+
+    fn recorder(&mut self) -> impl DerefMut<Target = Recorder> {
+        RefMut::map(self.engine.borrow_mut(), |engine| &mut engine.recorder)
+    }
+
+    fn pending(&self) -> u64 {
+        self.engine.borrow().pending()
+    }
+
+    fn over_limit(&self, now: Nanos, limit: Nanos) -> u64 {
+        self.engine.borrow().over_limit(now, limit)
+    }
+
+    fn close(&mut self, now: Nanos) {
+        self.engine.borrow_mut().close(now);
+    }
+
+    fn end(self, cpu: CpuUse) -> WorkerEnd {
+        let mut engine = self.engine.borrow_mut();
+        WorkerEnd {
+            opened: engine.opened(),
+            cap: engine.cap(),
+            wakes: engine.wakes,
+            recorder: engine.take_recorder(),
+            udp: None,
+            kernel_dropped: Some(0),
+            cpu,
+        }
+    }
+}
+
 /// A worker whose requests each have a connection to themselves.
 pub(crate) async fn worker<P: Protocol + 'static>(
     work: Work,
     pacer: PacerKind,
-    mut reporter: Reporter,
+    reporter: Reporter,
     make: impl Fn(Slot) -> P,
 ) -> io::Result<WorkerEnd> {
-    let mut pacer = Pacer::new(pacer)?;
-    let (begin, start, end) = (work.start, work.measured_start(), work.end());
-    let shared = Rc::new(RefCell::new(Engine::new(work)));
-    let drained = Rc::new(Notify::new());
-    let mut mailboxes: Vec<Rc<Mailbox>> = Vec::new();
-    let mut cancelled = Vec::new();
-    let mut cpu = CpuUse::default();
-    pacer.until(begin).await?;
-    loop {
-        let now = Monotonic.now();
-        let wake = {
-            let mut engine = shared.borrow_mut();
-            cpu.note(now, start, end);
-            if reporter.stopped() {
-                engine.stop();
-            }
-            engine.wake(now, &mut cancelled);
-            for slot in cancelled.drain(..) {
-                mailboxes[slot].cancelled.set(true);
-                mailboxes[slot].wake();
-            }
-            while let Some((slot, job)) = engine.dispatch(now) {
-                if slot == mailboxes.len() {
-                    mailboxes.push(Rc::default());
-                    let (mailbox, drained) = (Rc::clone(&mailboxes[slot]), Rc::clone(&drained));
-                    tokio::task::spawn_local(serve_slot(
-                        make(slot),
-                        slot,
-                        mailbox,
-                        Rc::clone(&shared),
-                        drained,
-                    ));
-                }
-                mailboxes[slot].job.set(Some(job));
-                mailboxes[slot].wake();
-            }
-            let due = reporter.is_due(now);
-            let over =
-                if due { reporter.limit().map_or(0, |limit| engine.over_limit(now, limit)) } else { 0 };
-            let pending = engine.pending();
-            reporter.report(&mut engine.recorder, now, pending, over);
-            engine.next_wake()
-        };
-        let Some(wake) = wake else { break };
-        let give_up = shared.borrow().give_up_at();
-        if now >= give_up || reporter.stopped() {
-            break;
-        }
-        tokio::select! {
-            biased;
-            woken = pacer.until(wake.min(now + STOP_CHECK).min(give_up)) => woken?,
-            () = drained.notified() => {}
-        }
-    }
-    cpu.close();
-    let mut engine = shared.borrow_mut();
-    let now = Monotonic.now();
-    engine.close(now);
-    reporter.report(&mut engine.recorder, now, 0, 0);
-    let recorder = std::mem::replace(&mut engine.recorder, Recorder::new(start, end - start, None));
-    Ok(WorkerEnd {
-        recorder,
-        opened: engine.opened(),
-        cap: engine.cap(),
-        wakes: engine.wakes,
-        udp: None,
-        kernel_dropped: Some(0),
-        cpu,
-    })
+    let pacer = Pacer::new(pacer)?;
+    let pool = Pool {
+        engine: Rc::new(RefCell::new(Engine::new(work.clone()))),
+        make,
+        mailboxes: Vec::new(),
+        drained: Rc::default(),
+        cancelled: Vec::new(),
+    };
+    worker::run(pool, &work, pacer, reporter).await
 }

@@ -178,6 +178,12 @@ impl Engine {
         [due, waiting, flying, end].into_iter().flatten().min()
     }
 
+    /// Hands over what has been recorded.
+    pub fn take_recorder(&mut self) -> Recorder {
+        let empty = Recorder::new(self.work.measured_start(), self.work.schedule.duration, None);
+        std::mem::replace(&mut self.recorder, empty)
+    }
+
     /// When what is unfinished is given up.
     pub fn give_up_at(&self) -> Nanos {
         self.work.end() + self.work.grace

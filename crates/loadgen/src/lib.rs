@@ -6,8 +6,8 @@
 //!
 //! Files import downwards. On the ground floor stand [`result`], [`schedule`] and [`record`]; [`engine`], [`slo`] and
 //! [`search`] know neither sockets nor a runtime, so the analytic tests run them on made-up time (`loadgen-lab`). Above them the
-//! pacer and the protocols, one room for the workers' connections, then [`live`], which runs a [`spec::Spec`]; on top the
-//! subcommands, the misbehaving target ([`serve`]) and the outputs ([`report`]).
+//! pacer and the protocols, the loop of every worker and the room of those that have connections, then [`live`], which runs a
+//! [`spec::Spec`]; on top the subcommands, the misbehaving target ([`serve`]) and the outputs ([`report`]).
 
 #![forbid(unsafe_code)]
 
@@ -43,3 +43,4 @@ pub mod target;
 pub mod template;
 pub mod units;
 mod windows;
+mod worker;

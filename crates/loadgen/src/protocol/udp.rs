@@ -5,7 +5,9 @@
 //! each would be half of the cost.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::DerefMut;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,9 +25,10 @@ use crate::clock::{Monotonic, Nanos};
 use crate::engine::{Connections, Work};
 use crate::pacer::{Pacer, PacerKind};
 use crate::record::{Ending, Recorder, Stamps};
-use crate::reporter::{CpuUse, Reporter, STOP_CHECK, WorkerEnd};
+use crate::reporter::{CpuUse, Reporter, WorkerEnd};
 use crate::result::UdpCounts;
 use crate::schedule::{Backlog, Job, Schedule};
+use crate::worker::{self, Turns};
 
 /// The smallest datagram: an index and a time.
 pub const SMALLEST: usize = 16;
@@ -86,6 +89,30 @@ fn open(route: &Route, number: u64) -> io::Result<Port> {
     Ok(Port { socket: UdpSocket::from_std(socket.into())?, highest: None })
 }
 
+/// When the datagrams of a batch left, for the uncorrected view: (intended time of its first, when it was sent).
+#[derive(Default)]
+struct Departures(VecDeque<(Nanos, Nanos)>);
+
+/// More batches than this are not told apart: an older reply's uncorrected latency begins at its intended time.
+const MOST_BATCHES: usize = 1 << 16;
+
+impl Departures {
+    fn note(&mut self, first: Nanos, now: Nanos) {
+        self.0.push_back((first, now));
+        if self.0.len() > MOST_BATCHES {
+            self.0.pop_front();
+        }
+    }
+
+    /// The stamps of a datagram that left, of which no more is heard after `ended`.
+    fn stamps(&self, index: u64, intended: Nanos, measured: bool, ended: Nanos) -> Stamps {
+        let batch = self.0.partition_point(|(first, _)| *first <= intended);
+        let sent = batch.checked_sub(1).map_or(intended, |batch| self.0[batch].1.max(intended));
+        let job = Job { index, intended, released: sent, measured };
+        Stamps { job, waited: 0, connected: Some(sent), first_byte: None, ended }
+    }
+}
+
 struct Worker {
     work: Work,
     size: usize,
@@ -94,21 +121,22 @@ struct Worker {
     warm_up: Ledger,
     measured: Ledger,
     counts: UdpCounts,
-    /// (intended time of its first datagram, when it was sent), for the uncorrected view.
-    batches: VecDeque<(Nanos, Nanos)>,
+    ports: Vec<Port>,
+    /// The port of the next batch, counted on without end.
+    next_port: usize,
+    departures: Departures,
     /// Taken from the backlog, and refused by the socket for now.
     unsent: VecDeque<Job>,
+    /// How often the schedule woke it.
+    wakes: u64,
     out: Vec<u8>,
     input: Vec<u8>,
     out_headers: MultiHeaders<()>,
     in_headers: MultiHeaders<()>,
 }
 
-/// More batches than this are not told apart: an older reply's uncorrected latency begins at its intended time.
-const MOST_BATCHES: usize = 1 << 16;
-
 impl Worker {
-    fn new(work: Work, size: usize) -> Self {
+    fn new(work: Work, size: usize, ports: Vec<Port>) -> Self {
         let mut out = vec![0; size * BATCH];
         for datagram in out.chunks_exact_mut(size) {
             datagram.iter_mut().enumerate().skip(16).for_each(|(i, byte)| *byte = filler(i));
@@ -119,8 +147,11 @@ impl Worker {
             warm_up: Ledger::new(&work.schedule.warm_up(work.warm_up), work.share),
             measured: Ledger::new(&work.schedule, work.share),
             counts: UdpCounts::default(),
-            batches: VecDeque::new(),
+            ports,
+            next_port: 0,
+            departures: Departures::default(),
             unsent: VecDeque::new(),
+            wakes: 0,
             out,
             // One byte more than is sent: a reply that is too long shows.
             input: vec![0; (size + 1) * BATCH],
@@ -131,16 +162,13 @@ impl Worker {
         }
     }
 
-    fn outstanding(&self) -> u64 {
-        self.warm_up.outstanding() + self.measured.outstanding()
+    /// The socket through which the next batch goes.
+    fn port(&self) -> &UdpSocket {
+        &self.ports[self.next_port % self.ports.len()].socket
     }
 
-    fn pending(&self) -> u64 {
-        self.backlog.len() + self.unsent.len() as u64 + self.outstanding()
-    }
-
-    /// Sends what is released through `port`, one batch. True when it wants to be called again.
-    fn send(&mut self, port: &Port) -> bool {
+    /// Sends one batch of what is released. True when it wants to be called again.
+    fn send(&mut self) -> bool {
         while self.unsent.len() < BATCH {
             let Some(job) = self.backlog.take() else { break };
             self.unsent.push_back(job);
@@ -156,24 +184,15 @@ impl Worker {
         let addresses = [None; BATCH];
         let headers = &mut self.out_headers;
         let now = Monotonic.now();
-        let sent = port.socket.try_io(Interest::WRITABLE, || {
-            let sent = sendmmsg(
-                port.socket.as_raw_fd(),
-                headers,
-                &slices,
-                &addresses[..slices.len()],
-                [],
-                MsgFlags::empty(),
-            )?;
-            Ok(sent.count())
+        let socket = &self.ports[self.next_port % self.ports.len()].socket;
+        let sent = socket.try_io(Interest::WRITABLE, || {
+            let addresses = &addresses[..slices.len()];
+            Ok(sendmmsg(socket.as_raw_fd(), headers, &slices, addresses, [], MsgFlags::empty())?.count())
         });
         match sent {
             Ok(n) => {
                 if let Some(first) = self.unsent.front() {
-                    self.batches.push_back((first.intended, now));
-                    if self.batches.len() > MOST_BATCHES {
-                        self.batches.pop_front();
-                    }
+                    self.departures.note(first.intended, now);
                 }
                 for job in self.unsent.drain(..n) {
                     if job.measured {
@@ -215,17 +234,17 @@ impl Worker {
         }
     }
 
-    /// Takes what has arrived on `port`, one batch. True when there may be more.
-    fn receive(&mut self, port: &mut Port) -> bool {
+    /// Takes one batch of what has arrived on the port of this number. True when there may be more.
+    fn receive(&mut self, port: usize) -> bool {
         let mut lengths = [0_usize; BATCH];
         let step = self.size + 1;
         let received = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 self.input.chunks_exact_mut(step).map(|d| [IoSliceMut::new(d)]).collect();
-            let headers = &mut self.in_headers;
-            port.socket.try_io(Interest::READABLE, || {
+            let (headers, socket) = (&mut self.in_headers, &self.ports[port].socket);
+            socket.try_io(Interest::READABLE, || {
                 let flags = MsgFlags::MSG_DONTWAIT;
-                let messages = recvmmsg(port.socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
+                let messages = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
                 let mut n = 0;
                 for (message, length) in messages.zip(&mut lengths) {
                     *length = message.bytes;
@@ -238,13 +257,13 @@ impl Worker {
         match received {
             Ok(n) => {
                 for (i, length) in lengths[..n].iter().enumerate() {
-                    self.reply(i * step, *length, now, &mut port.highest);
+                    self.reply(i * step, *length, now, port);
                 }
                 if n < BATCH {
                     // The socket was emptied: say so instead of asking once more. What arrives from now on is a new
                     // event.
                     let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    _ = port.socket.try_io(Interest::READABLE, empty);
+                    _ = self.ports[port].socket.try_io(Interest::READABLE, empty);
                 }
                 n == BATCH
             }
@@ -258,7 +277,7 @@ impl Worker {
         }
     }
 
-    fn reply(&mut self, at: usize, length: usize, now: Nanos, highest: &mut Option<u64>) {
+    fn reply(&mut self, at: usize, length: usize, now: Nanos, port: usize) {
         let Some((sequence, intended)) = parse(&self.input[at..at + length], &self.out[SMALLEST..self.size])
         else {
             self.counts.corrupt += 1;
@@ -284,16 +303,13 @@ impl Worker {
             return;
         }
         if measured {
+            let highest = &mut self.ports[port].highest;
             if highest.is_some_and(|highest| index < highest) {
                 self.counts.reordered += 1;
             }
             *highest = Some(highest.map_or(index, |highest| highest.max(index)));
         }
-        let batch = self.batches.partition_point(|(first, _)| *first <= intended);
-        let sent = batch.checked_sub(1).map_or(intended, |batch| self.batches[batch].1.max(intended));
-        let job = Job { index, intended, released: sent, measured };
-        let stamps = Stamps { job, waited: 0, connected: Some(sent), first_byte: None, ended: now };
-        self.recorder.ended(&stamps, &Ending::Ok);
+        self.recorder.ended(&self.departures.stamps(index, intended, measured, now), &Ending::Ok);
     }
 
     /// Gives up what has reached its timeout.
@@ -308,17 +324,10 @@ impl Worker {
     }
 
     fn give_up(&mut self, until: Nanos, now: Nanos, ending: &Ending) {
-        let Self { measured, recorder, batches, counts, .. } = self;
+        let Self { measured, recorder, departures, counts, .. } = self;
         let start = self.work.measured_start();
         measured.expire(until, |due| {
-            let intended = start + due.at;
-            let batch = batches.partition_point(|(first, _)| *first <= intended);
-            let sent = batch.checked_sub(1).map_or(intended, |batch| batches[batch].1.max(intended));
-            let job = Job { index: due.index, intended, released: sent, measured: true };
-            recorder.ended(
-                &Stamps { job, waited: 0, connected: Some(sent), first_byte: None, ended: now },
-                ending,
-            );
+            recorder.ended(&departures.stamps(due.index, start + due.at, true, now), ending);
             counts.lost += 1;
         });
     }
@@ -331,7 +340,76 @@ impl Worker {
         [due].into_iter().chain(deadlines).flatten().min()
     }
 
-    /// Ends it: whatever is not answered is recorded at its age.
+    /// Releases what is due at `now`, sends, and takes what came. True when there may be more to send at once.
+    fn exchange(&mut self, now: Nanos) -> bool {
+        // A wake-up for a reply is none for the schedule: otherwise replies would undo what --coalesce asks for.
+        if self.backlog.next_wake().is_some_and(|wake| wake <= now) {
+            let recorder = &mut self.recorder;
+            self.backlog.release(now, |job| recorder.released(&job));
+            self.wakes += 1;
+        }
+        // Bounded, too: behind a long hold-up, the replies to the first of the backlog would fill our own buffers while
+        // the last of it is sent.
+        const BATCHES: usize = 4;
+        let mut batches = 0;
+        while batches < BATCHES && self.send() {
+            self.next_port += 1;
+            batches += 1;
+        }
+        for port in 0..self.ports.len() {
+            // Bounded: the schedule comes first, and what is left is still readable next time.
+            let mut left = BATCHES;
+            while left > 0 && self.receive(port) {
+                left -= 1;
+            }
+        }
+        batches == BATCHES
+    }
+}
+
+impl Turns for Worker {
+    fn stop(&mut self) {
+        self.backlog.stop();
+    }
+
+    fn turn(&mut self, now: Nanos) -> Option<Nanos> {
+        let more = self.exchange(now);
+        self.expire(now);
+        self.recorder.roll(now);
+        if self.backlog.next_wake().is_none() && self.pending() == 0 {
+            return None;
+        }
+        Some(if more { now } else { self.next_wake().unwrap_or(Nanos::MAX) })
+    }
+
+    /// Waits until one of the sockets may be read; and if its send buffer was full, until it takes more.
+    async fn called(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            for port in &self.ports {
+                if let Poll::Ready(ready) = port.socket.poll_recv_ready(cx) {
+                    return Poll::Ready(ready);
+                }
+            }
+            if self.unsent.is_empty() { Poll::Pending } else { self.port().poll_send_ready(cx) }
+        })
+        .await
+    }
+
+    fn recorder(&mut self) -> impl DerefMut<Target = Recorder> {
+        &mut self.recorder
+    }
+
+    fn pending(&self) -> u64 {
+        let outstanding = self.warm_up.outstanding() + self.measured.outstanding();
+        self.backlog.len() + self.unsent.len() as u64 + outstanding
+    }
+
+    fn over_limit(&self, now: Nanos, limit: Nanos) -> u64 {
+        let start = self.work.measured_start();
+        let old = self.measured.oldest().is_some_and(|at| now.saturating_sub(start + at) > limit);
+        self.recorder.over_limit() + u64::from(old)
+    }
+
     fn close(&mut self, now: Nanos) {
         let recorder = &mut self.recorder;
         self.backlog.release(now, |job| recorder.released(&job));
@@ -344,6 +422,15 @@ impl Worker {
         self.give_up(Nanos::MAX, now, &Ending::Unfinished);
         self.recorder.close_window();
     }
+
+    fn end(self, cpu: CpuUse) -> WorkerEnd {
+        let Self { ports, mut counts, recorder, wakes, .. } = self;
+        let opened = ports.len();
+        let kernel_dropped: Option<u64> =
+            ports.into_iter().map(|port| kernel_drops(&port.socket.into_std().ok()?)).sum();
+        counts.kernel_dropped = kernel_dropped.unwrap_or(0);
+        WorkerEnd { recorder, opened, cap: opened, wakes, udp: Some(counts), kernel_dropped, cpu }
+    }
 }
 
 fn is_icmp(error: &io::Error) -> bool {
@@ -353,112 +440,22 @@ fn is_icmp(error: &io::Error) -> bool {
     )
 }
 
-/// Waits until one of the sockets may be read.
-async fn readable(ports: &[Port]) -> io::Result<()> {
-    std::future::poll_fn(|cx| {
-        for port in ports {
-            if let Poll::Ready(ready) = port.socket.poll_recv_ready(cx) {
-                return Poll::Ready(ready);
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
 /// A worker for datagrams.
 pub(crate) async fn worker(
     work: Work,
     pacer: PacerKind,
-    mut reporter: Reporter,
+    reporter: Reporter,
     route: Arc<Route>,
     size: usize,
     first: u64,
 ) -> io::Result<WorkerEnd> {
-    let mut pacer = Pacer::new(pacer)?;
+    let pacer = Pacer::new(pacer)?;
     let sockets = match work.connections {
         Connections::Fixed(n) => n as u64,
         Connections::Auto(_) => 1,
     };
-    let mut ports = (0..sockets).map(|n| open(&route, first + n)).collect::<io::Result<Vec<_>>>()?;
-    let (start, end) = (work.measured_start(), work.end());
-    let give_up = end + work.grace;
-    pacer.until(work.start).await?;
-    let mut worker = Worker::new(work, size);
-    let mut cpu = CpuUse::default();
-    let (mut wakes, mut turn) = (0, 0);
-    loop {
-        let now = Monotonic.now();
-        cpu.note(now, start, end);
-        if reporter.stopped() {
-            worker.backlog.stop();
-        }
-        // A wake-up for a reply is none for the schedule: otherwise replies would undo what --coalesce asks for.
-        if worker.backlog.next_wake().is_some_and(|wake| wake <= now) {
-            let recorder = &mut worker.recorder;
-            worker.backlog.release(now, |job| recorder.released(&job));
-            wakes += 1;
-        }
-        // Bounded, too: behind a long hold-up, the replies to the first of the backlog would fill our own buffers while
-        // the last of it is sent.
-        let mut batches = 0;
-        while batches < 4 && worker.send(&ports[turn % ports.len()]) {
-            turn += 1;
-            batches += 1;
-        }
-        for port in &mut ports {
-            // Bounded: the schedule comes first, and what is left is still readable next time.
-            for _ in 0..4 {
-                if !worker.receive(port) {
-                    break;
-                }
-            }
-        }
-        worker.expire(now);
-        worker.recorder.roll(now);
-        let over = if reporter.is_due(now) {
-            let old =
-                |limit| worker.measured.oldest().is_some_and(|at| now.saturating_sub(start + at) > limit);
-            worker.recorder.over_limit() + u64::from(reporter.limit().is_some_and(old))
-        } else {
-            0
-        };
-        let pending = worker.pending();
-        reporter.report(&mut worker.recorder, now, pending, over);
-        if now >= give_up || reporter.stopped() || (worker.backlog.next_wake().is_none() && pending == 0) {
-            break;
-        }
-        if batches == 4 {
-            // There may be more to send now. The runtime looks at the sockets meanwhile, without waiting for them.
-            tokio::task::yield_now().await;
-            continue;
-        }
-        let wake = worker.next_wake().unwrap_or(give_up).min(now + STOP_CHECK).min(give_up);
-        tokio::select! {
-            biased;
-            woken = pacer.until(wake) => woken?,
-            ready = readable(&ports) => ready?,
-            // A full send buffer: it takes more when it says so.
-            ready = ports[turn % ports.len()].socket.writable(), if !worker.unsent.is_empty() => ready?,
-        }
-    }
-    cpu.close();
-    let now = Monotonic.now();
-    worker.close(now);
-    let opened = ports.len();
-    let kernel_dropped: Option<u64> =
-        ports.into_iter().map(|port| kernel_drops(&port.socket.into_std().ok()?)).sum();
-    worker.counts.kernel_dropped = kernel_dropped.unwrap_or(0);
-    reporter.report(&mut worker.recorder, now, 0, 0);
-    Ok(WorkerEnd {
-        recorder: worker.recorder,
-        opened,
-        cap: opened,
-        wakes,
-        udp: Some(worker.counts),
-        kernel_dropped,
-        cpu,
-    })
+    let ports = (0..sockets).map(|n| open(&route, first + n)).collect::<io::Result<_>>()?;
+    worker::run(Worker::new(work.clone(), size, ports), &work, pacer, reporter).await
 }
 
 #[cfg(test)]
