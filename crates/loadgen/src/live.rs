@@ -22,6 +22,7 @@ use crate::protocol::{Client, class, udp};
 use crate::record::{OWN_FAILURES, Recorder, WindowRecord};
 use crate::reporter::{Gauge, Reporter, Shared, WorkerEnd};
 use crate::result::{Generator, UdpCounts, WarmUp, Window};
+use crate::schedule::Share;
 use crate::slo::Conduct;
 use crate::spec::{RequestKind, Spec};
 use crate::windows::{MOST_WINDOWS, WindowStore};
@@ -72,8 +73,11 @@ impl Spec {
         most_connections(self.kind.route().from.len(), self.threads)
     }
 
+    fn worker_share(&self, worker: usize) -> Share {
+        self.share.split(worker as u64, self.threads as u64)
+    }
+
     fn work(&self, worker: usize, start: Nanos) -> Work {
-        let threads = self.threads as u64;
         let connections = match self.connections {
             // The first workers take what does not divide evenly; none goes without.
             Some(n) => Connections::Fixed((n / self.threads + usize::from(worker < n % self.threads)).max(1)),
@@ -81,7 +85,7 @@ impl Spec {
         };
         Work {
             schedule: self.schedule.clone(),
-            share: self.share.split(worker as u64, threads),
+            share: self.worker_share(worker),
             start,
             warm_up: self.warm_up,
             connections,
@@ -300,6 +304,14 @@ pub fn execute(
             datagrams.get_or_insert_default().add(udp);
         }
     }
+    // What a closed loop sends is not the schedule's; that is shown beside it.
+    let due = |share: Share| share.of_first(spec.schedule.count_before(duration));
+    let parts: Vec<(Share, u64)> = (ends.iter().enumerate())
+        .map(|(number, end)| {
+            let share = spec.worker_share(number);
+            (share, if spec.closed.is_some() { due(share) } else { end.recorder.counts.scheduled })
+        })
+        .collect();
     let conduct = Conduct {
         cpu_wanted: (spec.pacer != PacerKind::Spin).then_some(generator.cpu_wanted),
         kernel_dropped,
@@ -310,7 +322,7 @@ pub fn execute(
     };
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     Ok(Finished {
-        windows: store.finish(&spec.schedule, spec.share, duration),
+        windows: store.finish(&spec.schedule, &parts, duration),
         recorder,
         conduct,
         generator,

@@ -105,14 +105,22 @@ impl WindowStore {
         }
     }
 
-    /// All windows from the first to the last, empty ones included.
-    pub(crate) fn finish(mut self, schedule: &Schedule, share: Share, duration: Nanos) -> Vec<Window> {
+    /// All windows of a run that lasted `duration`, empty ones included. `parts`: each worker's share of `schedule`, and how
+    /// many of its requests were released; all of them, unless the run was ended early.
+    pub(crate) fn finish(
+        mut self,
+        schedule: &Schedule,
+        parts: &[(Share, u64)],
+        duration: Nanos,
+    ) -> Vec<Window> {
         for (_, window) in std::mem::take(&mut self.open) {
             self.keep(&window);
         }
         let length = WINDOW * self.fold;
-        let scheduled = scheduled_by(schedule, share, length, duration);
-        let last = self.kept.last_key_value().map_or(0, |(number, _)| number + 1).max(scheduled.len() as u64);
+        let scheduled = scheduled_by(schedule, parts, length);
+        let fewest = duration.div_ceil(length);
+        let kept = self.kept.last_key_value().map_or(0, |(number, _)| number + 1);
+        let last = kept.max(scheduled.len() as u64).max(fewest);
         let empty = || Metric::new().summary();
         (0..last)
             .map(|number| {
@@ -138,22 +146,38 @@ impl WindowStore {
     }
 }
 
-/// How many requests of `share` are due in each window of `length`, up to `duration`.
-fn scheduled_by(schedule: &Schedule, share: Share, length: Nanos, duration: Nanos) -> Vec<u64> {
-    let windows = duration.div_ceil(length) as usize;
-    let mut scheduled = vec![0; windows];
-    match &schedule.arrival {
-        Arrival::Constant(_) | Arrival::Steps(..) | Arrival::Trace(_) => {
-            let mut before = 0;
-            for (i, window) in scheduled.iter_mut().enumerate() {
-                let until = share.of_first(schedule.count_before(((i as u64 + 1) * length).min(duration)));
-                *window = until - before;
-                before = until;
-            }
+/// How many of the released requests were due in each window of `length`, up to the last of them.
+fn scheduled_by(schedule: &Schedule, parts: &[(Share, u64)], length: Nanos) -> Vec<u64> {
+    let mut scheduled = Vec::new();
+    let mut add = |window: u64, n: u64| {
+        let window = window as usize;
+        if scheduled.len() <= window {
+            scheduled.resize(window + 1, 0);
         }
-        Arrival::Poisson(..) | Arrival::Ramp(..) => {
-            for due in schedule.cursor(share).take_while(|due| due.at < duration) {
-                scheduled[(due.at / length) as usize] += 1;
+        scheduled[window] += n;
+    };
+    for (share, released) in parts {
+        match &schedule.arrival {
+            Arrival::Constant(_) | Arrival::Steps(..) | Arrival::Trace(_) => {
+                let (mut before, windows) = (0, schedule.duration.div_ceil(length));
+                for window in 0..windows {
+                    let until = schedule.count_before(((window + 1) * length).min(schedule.duration));
+                    let until = share.of_first(until).min(*released);
+                    if until > before {
+                        add(window, until - before);
+                    }
+                    before = until;
+                    if before == *released {
+                        break;
+                    }
+                }
+            }
+            Arrival::Poisson(..) | Arrival::Ramp(..) => {
+                // No more than were released: an early end leaves the rest of a long schedule undrawn.
+                let released = usize::try_from(*released).unwrap_or(usize::MAX);
+                for due in schedule.cursor(*share).take(released) {
+                    add(due.at / length, 1);
+                }
             }
         }
     }
@@ -182,7 +206,7 @@ mod tests {
         }
         let rate = Rate::new(2, 1).expect("not zero");
         let schedule = Schedule { arrival: Arrival::Constant(rate), duration: seconds * SECOND };
-        let windows = store.finish(&schedule, Share::ALL, schedule.duration);
+        let windows = store.finish(&schedule, &[(Share::ALL, u64::MAX)], schedule.duration);
         assert_eq!(windows.len() as u64, seconds.div_ceil(2));
         assert!(windows.iter().all(|window| window.length == 2.0));
         for (of, sum) in [
@@ -193,5 +217,21 @@ mod tests {
             assert_eq!(sum, 2 * seconds, "{of}");
         }
         assert_eq!(windows[5].corrected.max, Some(0.001));
+    }
+
+    /// A run that is ended early has in its windows what its workers released, however far each of them had come: the one
+    /// that was to wake at the moment of the end may have done so or not.
+    #[test]
+    fn the_windows_of_an_ended_run_hold_what_was_released() {
+        let rate = Rate::new(2, 1).expect("not zero");
+        let parts = [(Share { part: 0, of: 2 }, 3), (Share { part: 1, of: 2 }, 1)];
+        for arrival in [Arrival::Constant(rate), Arrival::Ramp(rate, rate)] {
+            let schedule = Schedule { arrival, duration: 3600 * SECOND };
+            // Due at 0, 1 and 2 s, and at 0.5 s.
+            let windows = WindowStore::new(30).finish(&schedule, &parts, 2 * SECOND - 1);
+            let scheduled: Vec<u64> = windows.iter().map(|window| window.scheduled).collect();
+            assert_eq!(scheduled, [2, 1, 1], "{:?}", schedule.arrival);
+            assert_eq!(WindowStore::new(30).finish(&schedule, &parts, 4 * SECOND).len(), 4);
+        }
     }
 }
