@@ -34,7 +34,7 @@ fn echo() -> SocketAddr {
 /// R19: what the proxy lost, doubled and damaged is what the generator counts.
 #[test]
 fn r19_losses_equal_the_proxys() {
-    let args = ["--rate", "400", "--duration", "2s", "--warmup", "0s", "--grace", "1s"];
+    let args = ["--rate", "400", "--duration", "2s", "--warmup", "0s", "--grace", "3s"];
     for (there, back) in [
         (
             Faults { loss: 0.1, ..Faults::default() },

@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{DEADLINE, Target, end, hold, metric, output, parse, run, start};
+use common::{DEADLINE, Target, end, hold, loadgen, metric, output, own_address, parse, run, start};
 use harness::demo::must;
 use harness::{Launch, Process, eventually};
 use loadgen::record::Metric;
@@ -18,6 +18,11 @@ use nix::sys::signal::Signal;
 
 fn url(target: &Target) -> String {
     format!("http://{}/", target.address)
+}
+
+/// Now, in seconds since 1970.
+fn today() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
 
 /// Seconds by which the machine made the generator late.
@@ -75,14 +80,16 @@ fn a_stopped_server_is_seen_where_the_formula_says() {
 #[test]
 fn a_dead_server_is_in_the_result() {
     let server = Target::start("http", &[]);
-    let args = ["--rate", "100", "--duration", "3s", "--warmup", "0s", "--timeout", "1s", "--grace", "300ms"];
+    let args = ["--rate", "100", "--duration", "4s", "--warmup", "0s", "--timeout", "1s", "--grace", "300ms"];
     let child = start(&url(&server), &args);
     std::thread::sleep(Duration::from_millis(1500));
     server.signal(Signal::SIGSTOP);
+    let died = today();
     let (code, run) = parse(&end(child));
     server.signal(Signal::SIGCONT);
     let lost = run.counts.timeout + run.counts.unfinished;
-    assert!((80..=300).contains(&lost), "the requests after its death: {lost}");
+    let (want, slack) = (100.0 * (run.started + 4.0 - died), 100.0 * (0.2 + 2.0 * lateness(&run)));
+    assert!((lost as f64 - want).abs() <= slack, "the requests after its death: {lost} for {want}");
     assert!(run.counts.timeout > 0 && run.counts.unfinished > 0, "{:?}", run.counts);
     assert!(run.corrected.max.expect("set") >= 0.999, "recorded at their age");
     assert_eq!(run.corrected.censored, lost, "marked as lower bounds");
@@ -93,7 +100,7 @@ fn a_dead_server_is_in_the_result() {
 
 #[test]
 fn nobody_listens() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
+    let free = TcpListener::bind((own_address(), 0)).expect("a port").local_addr().expect("it is bound");
     let args = ["--rate", "50", "--duration", "1s", "--warmup", "0s"];
     for scheme in ["http", "tcp"] {
         let (code, run) = run(&format!("{scheme}://{free}"), &args);
@@ -135,7 +142,7 @@ fn a_response_cut_short_is_a_class_of_its_own() {
 #[test]
 fn t14_drops_and_duplicates_on_the_wire() {
     let server = Target::start("udp", &["--drop-every", "7", "--dup-every", "5"]);
-    let args = ["--rate", "500", "--duration", "2s", "--warmup", "0s", "--grace", "1s"];
+    let args = ["--rate", "500", "--duration", "2s", "--warmup", "0s", "--grace", "3s"];
     let (_, run) = run(&format!("udp://{}", server.address), &args);
     let udp = run.udp.expect("datagrams");
     let summary = server.stop();
@@ -155,14 +162,16 @@ fn t16_four_shards_merge_to_the_whole() {
     let server = Target::start("http", &[]);
     let directory = std::env::temp_dir().join(format!("loadgen-shards-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory for the results");
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64() + 2.0;
     let common =
         ["--rate", "333", "--duration", "2s", "--warmup", "500ms", "--seed", "5", "--arrival", "poisson"];
     let (_, whole) = run(&url(&server), &common);
-    let at = (at + 6.0).to_string();
+    // Time for four processes to start.
+    let at = (today() + 4.0).to_string();
     let children: Vec<Process> = (0..4)
         .map(|i| {
-            start(&url(&server), &[&common[..], &["--shard", &format!("{i}/4"), "--start-at", &at]].concat())
+            let shard = ["--shard", &format!("{i}/4"), "--start-at", &at];
+            let target = url(&server);
+            must(loadgen(&[&["run", &target, "--json"], &common[..], &shard].concat()).start())
         })
         .collect();
     let mut files = Vec::new();
@@ -217,33 +226,42 @@ fn r25_a_stopped_generator_neither_panics_nor_forgets() {
         ["--rate", "100", "--duration", "4s", "--warmup", "0s", "--timeout", "1s", "--max-latency", "500ms"];
     let child = start(&url(&server), &args);
     std::thread::sleep(Duration::from_millis(1000));
-    hold(&child, Duration::from_secs(2));
+    let took = hold(&child, Duration::from_secs(2));
     let (code, run) = parse(&end(child));
     assert_eq!((code, run.validity.ok), (4, false), "{:?}", run.validity);
     assert_eq!(run.counts.scheduled, 400);
     let max = run.corrected.max.expect("set");
     assert!(max >= 1.5, "what became due while it was stopped is not forgotten: {max}");
     // Half of the two seconds is older than the timeout when it wakes; the rest is sent, no burst of stale timers.
-    assert!((60..=250).contains(&run.counts.timeout), "{:?}", run.counts);
-    assert!(run.counts.ok >= 150, "{:?}", run.counts);
+    let most = (100.0 * took) as u64 + 50;
+    assert!((60..=most).contains(&run.counts.timeout), "{:?}", run.counts);
+    assert!(run.counts.ok + most >= 400, "{:?}", run.counts);
 }
 
 /// A generator that was held up has a backlog to send: while it does, it takes the replies, which would overflow its
 /// own buffer otherwise.
 #[test]
 fn a_backlog_does_not_drown_its_own_replies() {
-    let server = Target::start("udp", &[]);
-    let target = format!("udp://{}", server.address);
-    let child = start(
-        &target,
-        &["--rate", "60000", "--duration", "2s", "--warmup", "0s", "--grace", "1s", "--size", "1000"],
-    );
-    std::thread::sleep(Duration::from_millis(600));
-    hold(&child, Duration::from_secs(1));
-    let (_, run) = parse(&end(child));
-    let udp = run.udp.expect("datagrams");
-    assert_eq!(udp.sent, 120_000, "all of the backlog leaves");
-    assert!(udp.kernel_dropped <= 6_000, "a tenth of the backlog at most: {udp:?}");
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let server = Target::start("udp", &[]);
+        let target = format!("udp://{}", server.address);
+        // However slow it is, the backlog has time to leave: what is lost is given up sooner.
+        let times = ["--duration", "2s", "--warmup", "0s", "--timeout", "3s", "--grace", "60s"];
+        let child = start(&target, &[&["--rate", "60000", "--size", "1000"], &times[..]].concat());
+        std::thread::sleep(Duration::from_millis(600));
+        hold(&child, Duration::from_secs(1));
+        let (_, run) = parse(&end(child));
+        let udp = run.udp.expect("datagrams");
+        assert_eq!(udp.sent, 120_000, "all of the backlog leaves");
+        // A tenth of the backlog at most. A machine that lets others run meanwhile adds its own, so once is enough: a
+        // generator that sends first drowns each time.
+        if udp.kernel_dropped <= 6_000 {
+            return;
+        }
+        seen.push(udp);
+    }
+    panic!("three times: {seen:?}");
 }
 
 /// R20: memory and descriptors do not grow with the run: for eight seconds, or with ECHO_CONTRACT_LONG set for ten
@@ -253,8 +271,8 @@ fn r20_memory_is_constant() {
     let server = Target::start("udp", &[]);
     let target = format!("udp://{}", server.address);
     let seconds = if std::env::var_os("ECHO_CONTRACT_LONG").is_some() { 600 } else { 8 };
-    let duration = format!("{seconds}s");
-    let child = start(&target, &["--rate", "2000", "--duration", &duration, "--warmup", "0s"]);
+    // It is ended when it has been looked at twice.
+    let child = start(&target, &["--rate", "2000", "--duration", "3600s", "--warmup", "0s"]);
     let status = format!("/proc/{}/status", child.id());
     let descriptors = format!("/proc/{}/fd", child.id());
     let look = || {
@@ -267,8 +285,9 @@ fn r20_memory_is_constant() {
     let before = look();
     std::thread::sleep(Duration::from_secs(seconds - 5));
     let after = look();
+    must(child.signal(Signal::SIGINT));
     let (_, run) = parse(&end(child));
-    assert_eq!(run.counts.scheduled, 2000 * seconds);
+    assert!(run.counts.scheduled >= 2000 * (seconds - 1), "{:?}", run.counts);
     assert_eq!(before.1, after.1, "descriptors");
     // 6,000 requests lie between at least: samples would show, and so would a window that is not encoded.
     assert!(after.0 <= before.0 + 3 * 1024, "resident KiB: {} then {}", before.0, after.0);

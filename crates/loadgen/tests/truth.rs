@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use harness::demo::must;
-use loadgen::result::{Document, PlannedRequest, Run, Search};
+use loadgen::result::{Document, PlannedRequest, Run, Search, Summary};
 
 mod common;
 use common::sample::{save, stalled};
-use common::{DEADLINE, Target, end, loadgen, output, parse};
+use common::{DEADLINE, Target, end, loadgen, output, own_address, parse};
 
 /// What a server does with the `n`th request of all its connections, whose head it gets; false closes the connection.
 type Answer = dyn Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync;
@@ -91,8 +91,13 @@ fn a_server_is_not_slower_than_it_is_for_want_of_connections() {
     let target = slower_from_the_ninth();
     let (_, run) = run(&target, &["--rate", "300", "--duration", "3s", "--warmup", "1s"]);
     assert!(run.plan.connections_used >= 12, "{}", run.plan.connections_used);
-    let p50 = run.corrected.p50.expect("requests were made");
-    assert!(p50 < 0.4, "p50 is {p50} s for 40 ms");
+    // The two views differ by what the generator adds: its lag, and the wait for a connection.
+    let p50 = |summary: &Summary| summary.p50.expect("requests were made");
+    let (own, served) = (p50(&run.pool_wait), p50(&run.uncorrected));
+    assert!(
+        own <= served / 10.0,
+        "half of them wait {own} s for a connection, and {served} s for the server"
+    );
     assert!(!run.validity.reasons.iter().any(|reason| reason.contains("connections")), "{:?}", run.validity);
     assert_eq!(run.warm_up.scheduled, 300, "the warm-up says how many requests it had");
 }
@@ -166,7 +171,7 @@ fn its_own_failures_are_no_figure_of_the_servers() {
 /// Nobody listens: one sentence after the warm-up, and no result.
 #[test]
 fn where_nothing_answers_nothing_is_measured() {
-    let free = TcpListener::bind("127.0.97.1:0").expect("a port").local_addr().expect("it is bound");
+    let free = TcpListener::bind((own_address(), 0)).expect("a port").local_addr().expect("it is bound");
     for scheme in ["http", "tcp", "udp"] {
         let target = format!("{scheme}://{free}");
         let run = ["run", &target, "--rate", "50", "--duration", "60s"];

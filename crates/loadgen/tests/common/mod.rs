@@ -3,12 +3,12 @@
 
 pub mod sample;
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use harness::demo::must;
-use harness::{Launch, Process};
+use harness::{Launch, Process, eventually};
 use loadgen::record::Metric;
 use loadgen::result::{Document, Run, Summary};
 use nix::sys::signal::Signal;
@@ -59,9 +59,24 @@ pub fn run(target: &str, args: &[&str]) -> (i32, Run) {
     parse(&output(&[&["run", target, "--json"], args].concat()))
 }
 
-/// Starts `loadgen run TARGET ARGS --json`.
+/// Starts `loadgen run TARGET ARGS --json`, and waits until its first worker is there: the schedule begins within the next
+/// 20 ms, however long the machine took to come so far.
 pub fn start(target: &str, args: &[&str]) -> Process {
-    must(loadgen(&[&["run", target, "--json"], args].concat()).start())
+    let process = must(loadgen(&[&["run", target, "--json"], args].concat()).start());
+    let threads = format!("/proc/{}/task", process.id());
+    must(eventually("loadgen starts a worker", DEADLINE, || {
+        let mut names = std::fs::read_dir(&threads).ok()?.flatten().map(|task| task.path().join("comm"));
+        names
+            .any(|name| std::fs::read_to_string(name).is_ok_and(|name| name.trim() == "loadgen-0"))
+            .then_some(())
+    }));
+    process
+}
+
+/// An address that no other process uses: what is bound there to port 0 and let go is given to nobody else.
+pub fn own_address() -> Ipv4Addr {
+    let pid = std::process::id();
+    Ipv4Addr::new(127, 128 | (pid >> 16) as u8 & 63, (pid >> 8) as u8, pid as u8)
 }
 
 /// A metric out of a result.
