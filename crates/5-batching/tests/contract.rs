@@ -5,6 +5,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     echo_contract::test_main(
         env!("CARGO_MANIFEST_DIR"),
-        &[env!("CARGO_BIN_EXE_echo-mmsg"), env!("CARGO_BIN_EXE_echo-uring")],
+        &[
+            env!("CARGO_BIN_EXE_echo-mmsg"),
+            env!("CARGO_BIN_EXE_echo-uring"),
+            env!("CARGO_BIN_EXE_echo-reuseport"),
+        ],
     )
 }

@@ -159,7 +159,7 @@ const REQUIREMENTS: &[Requirement] = &[
     rungs(
         "R09",
         "address-in-use",
-        "an address in use is status 1 and a line with a next step; nobody can share it",
+        "an address in use is status 1 and a line with a next step; nobody can share it, unless the rung is about that",
         start::address_in_use,
     ),
     rungs(

@@ -64,6 +64,8 @@ pub struct Rung {
     pub queues: bool,
     /// Whether a server on a wildcard address answers from the address that was asked (`IP_PKTINFO`).
     pub answers_from_asked_address: bool,
+    /// Whether others of the same user can bind its address too (`SO_REUSEPORT`).
+    pub shares_its_address: bool,
 }
 
 const ALL_POLICIES: &[&str] = &["backpressure", "drop-newest", "drop-oldest"];
@@ -87,6 +89,7 @@ const fn rung(
         policies: ALL_POLICIES,
         queues: true,
         answers_from_asked_address: false,
+        shares_its_address: false,
     }
 }
 
@@ -137,6 +140,13 @@ pub const RUNGS: &[Rung] = &[
         transfer: Transfer::Ring,
         policies: BACKPRESSURE,
         ..rung("echo-uring", "5-batching", Trigger::Completion, &["io_uring_enter"])
+    },
+    // Each of its threads is a flip-flop.
+    Rung {
+        policies: BACKPRESSURE,
+        queues: false,
+        shares_its_address: true,
+        ..rung("echo-reuseport", "5-batching", Trigger::Blocking, &["recvfrom", "recvmsg"])
     },
 ];
 

@@ -77,7 +77,7 @@ impl Demo {
     /// Binds a UDP socket, in blocking mode; returns it and the address that the kernel gave it. A failure
     /// ends the program with status 1.
     pub fn bind_udp(&self, wanted: SocketAddr) -> (UdpSocket, SocketAddr) {
-        socket::bind(wanted).unwrap_or_else(|reason| self.fail(reason))
+        socket::bind(wanted, UdpSocket::bind).unwrap_or_else(|reason| self.fail(reason))
     }
 
     /// Binds a TCP listener, in blocking mode; returns it and the address that the kernel gave it. A

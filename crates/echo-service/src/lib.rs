@@ -13,6 +13,7 @@
 //! | [`Service::admit`] | judges a received datagram: the guard, the size; counts it |
 //! | [`Service::admit_many`], [`Service::sent_many`], [`Service::left`] | the same, where a call takes or gives several datagrams |
 //! | [`Service::sent`], [`Service::send_failed`], [`Service::receive_failed`] | count; only a bug of ours is an error |
+//! | [`Service::open_another`], [`Service::join`] | the same for a second socket on the same address |
 //! | [`Service::finish`] | prints the summary and makes the exit code |
 //!
 //! A demo that is no echo server has a [`demo::Demo`] instead; those that ask what a wake-up costs have [`wakes`].
@@ -34,8 +35,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use std::time::{Duration, Instant};
 
 use datagram_queue::{DatagramQueue, Fill};
@@ -82,13 +84,15 @@ pub struct Service {
     address: SocketAddr,
     signals: Signals,
     summary: Summary,
+    /// What all sockets of the server have echoed; kept only for `--count`.
+    echoed: Arc<AtomicU64>,
     started: Instant,
     greeted: bool,
     ready: bool,
     /// When the last call ends; set by the first signal.
     deadline: Option<Instant>,
-    /// When a refusal of each kind was last logged.
-    logged: [Option<Instant>; Refusal::ALL.len()],
+    /// When a refusal of each kind was last logged, by whichever socket of the server.
+    logged: Arc<Mutex<[Option<Instant>; Refusal::ALL.len()]>>,
 }
 
 impl Service {
@@ -99,9 +103,15 @@ impl Service {
     ///
     /// A failure prints one line on stderr and ends the program with status 1.
     pub fn open(flags: &Flags) -> (UdpSocket, Self) {
-        let opened = socket::bind(flags.address).and_then(|(socket, address)| {
-            socket::size_buffers(&socket, flags.send_buffer, flags.receive_buffer)
-                .map_err(|error| format!("cannot set the size of the socket's buffers: {error}"))?;
+        Self::open_by(flags, UdpSocket::bind)
+    }
+
+    /// The same, where it is the rung that binds the socket.
+    pub fn open_by(
+        flags: &Flags,
+        bind: impl FnOnce(SocketAddr) -> io::Result<UdpSocket>,
+    ) -> (UdpSocket, Self) {
+        let opened = open_socket(flags, flags.address, bind).and_then(|(socket, address)| {
             let signals = Signals::take()
                 .map_err(|error| format!("cannot take SIGINT and SIGTERM: {}", explain(&error)))?;
             if flags.marks {
@@ -127,6 +137,7 @@ impl Service {
             address,
             signals,
             summary: Summary::new(flags.program, address),
+            echoed: Arc::default(),
             started: Instant::now(),
             greeted: false,
             ready: false,
@@ -134,6 +145,45 @@ impl Service {
             logged: Default::default(),
         };
         (socket, service)
+    }
+
+    /// Another socket on the same address, and the service of the thread that serves it. It shares signals and
+    /// `--count` with this one, and counts for itself; [`join`](Self::join) adds it up at the end.
+    ///
+    /// A failure prints one line on stderr and ends the program with status 1.
+    pub fn open_another(&self, bind: impl FnOnce(SocketAddr) -> io::Result<UdpSocket>) -> (UdpSocket, Self) {
+        let opened = open_socket(&self.flags, self.address, bind).and_then(|(socket, address)| {
+            let signals = self
+                .signals
+                .share()
+                .map_err(|error| format!("cannot share SIGINT and SIGTERM: {}", explain(&error)))?;
+            Ok((socket, address, signals))
+        });
+        let (socket, address, signals) = opened.unwrap_or_else(|reason| {
+            print_to_stderr(self.flags.program, reason);
+            std::process::exit(1)
+        });
+        let service = Self {
+            flags: self.flags.clone(),
+            address,
+            signals,
+            summary: Summary::new(self.flags.program, address),
+            echoed: Arc::clone(&self.echoed),
+            started: self.started,
+            greeted: false,
+            // The first one says it.
+            ready: true,
+            deadline: None,
+            logged: Arc::clone(&self.logged),
+        };
+        (socket, service)
+    }
+
+    /// Adds what another service of the same server has counted, with what its socket and its queue say.
+    pub fn join(&mut self, mut other: Self, socket: &UdpSocket, queue: impl Into<QueueTotals>) {
+        other.summary.add_queue(queue.into());
+        other.summary.add_kernel_drops(socket::kernel_drops(socket));
+        self.summary.add(other.summary);
     }
 
     /// Prints the program's first line on stdout: the bound address and a command to try it. To be called when
@@ -184,13 +234,14 @@ impl Service {
     /// Whether `--count` datagrams have been echoed.
     #[inline]
     pub fn done(&self) -> bool {
-        self.flags.count.is_some_and(|count| self.summary.sent >= count)
+        self.flags.count.is_some_and(|count| self.echoed.load(Ordering::Acquire) >= count)
     }
 
     /// How many datagrams may still be sent before `--count` of them are echoed, for who sends several at once.
     #[inline]
     pub fn left(&self) -> usize {
-        let left = self.flags.count.map_or(u64::MAX, |count| count.saturating_sub(self.summary.sent));
+        let echoed = self.echoed.load(Ordering::Acquire);
+        let left = self.flags.count.map_or(u64::MAX, |count| count.saturating_sub(echoed));
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
@@ -297,7 +348,8 @@ impl Service {
     fn refused(&mut self, reason: Refusal, peer: SocketAddr, count: u64) {
         *self.summary.refused.entry(reason.key()).or_default() += count;
         let now = Instant::now();
-        let last = &mut self.logged[reason as usize];
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut logged[reason as usize];
         if last.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(60)) {
             *last = Some(now);
             self.log(format_args!(
@@ -338,6 +390,9 @@ impl Service {
     #[inline]
     pub fn sent_many(&mut self, count: usize, bytes: usize) {
         self.summary.sent += count as u64;
+        if self.flags.count.is_some() {
+            self.echoed.fetch_add(count as u64, Ordering::AcqRel);
+        }
         self.summary.bytes_sent += bytes as u64;
         if self.flags.verbose {
             match count {
@@ -396,12 +451,11 @@ impl Service {
     }
 
     /// Prints the summary.
-    fn sum_up(&mut self, socket: &UdpSocket, QueueTotals { peak, dropped }: QueueTotals) {
+    fn sum_up(&mut self, socket: &UdpSocket, queue: QueueTotals) {
         let Self { flags: Flags { json, .. }, summary, .. } = self;
-        summary.queue_peak = peak;
-        summary.queue_dropped = dropped;
+        summary.add_queue(queue);
         summary.seconds = self.started.elapsed().as_secs_f64();
-        summary.kernel_dropped = socket::kernel_drops(socket);
+        summary.add_kernel_drops(socket::kernel_drops(socket));
         if *json {
             print_line(summary.to_json());
         } else {
@@ -412,6 +466,18 @@ impl Service {
     fn log(&self, text: std::fmt::Arguments<'_>) {
         print_to_stderr(self.flags.program, text);
     }
+}
+
+/// Binds a socket by `bind` and sizes its buffers; a failure is a sentence.
+fn open_socket(
+    flags: &Flags,
+    address: SocketAddr,
+    bind: impl FnOnce(SocketAddr) -> io::Result<UdpSocket>,
+) -> Result<(UdpSocket, SocketAddr), String> {
+    let (socket, address) = socket::bind(address, bind)?;
+    socket::size_buffers(&socket, flags.send_buffer, flags.receive_buffer)
+        .map_err(|error| format!("cannot set the size of the socket's buffers: {error}"))?;
+    Ok((socket, address))
 }
 
 /// The name of an error that the network may cause.

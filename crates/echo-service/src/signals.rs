@@ -21,6 +21,8 @@ const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicBool>,
+    /// Whether the byte has been taken out of the pipe.
+    cleared: Arc<AtomicBool>,
     pipe: PipeReader,
 }
 
@@ -40,7 +42,13 @@ impl Signals {
             flag::register(signal, Arc::clone(&received))?;
             low_level::pipe::register(signal, writer.try_clone()?)?;
         }
-        Ok(Self { received, pipe })
+        Ok(Self { received, cleared: Arc::default(), pipe })
+    }
+
+    /// The same signals, for another thread.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        let pipe = self.pipe.try_clone()?;
+        Ok(Self { received: Arc::clone(&self.received), cleared: Arc::clone(&self.cleared), pipe })
     }
 
     /// Whether a signal has come, without a system call.
@@ -70,7 +78,7 @@ impl Signals {
 
     /// Takes the byte out of the pipe, so that a level-triggered wait does not find it again.
     pub fn clear(&mut self) {
-        if self.received() {
+        if self.received() && !self.cleared.swap(true, Ordering::Relaxed) {
             // The byte was written before anyone was woken, so this does not block. Should the pipe
             // fail, the worst is a wait that returns early.
             let _ = self.pipe.read(&mut [0]);

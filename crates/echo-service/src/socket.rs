@@ -10,10 +10,13 @@ use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 
 use crate::limits::explain;
 
-/// Binds `wanted`; returns the socket and the address that the kernel gave it, or a sentence with a
+/// Binds `wanted` with `bind`; returns the socket and the address that the kernel gave it, or a sentence with a
 /// next step.
-pub(crate) fn bind(wanted: SocketAddr) -> Result<(UdpSocket, SocketAddr), String> {
-    let bound = UdpSocket::bind(wanted).and_then(|socket| Ok((socket.local_addr()?, socket)));
+pub(crate) fn bind(
+    wanted: SocketAddr,
+    bind: impl FnOnce(SocketAddr) -> io::Result<UdpSocket>,
+) -> Result<(UdpSocket, SocketAddr), String> {
+    let bound = bind(wanted).and_then(|socket| Ok((socket.local_addr()?, socket)));
     match bound {
         Ok((address, socket)) => Ok((socket, address)),
         Err(error) => Err(format!("cannot listen on {wanted}: {}", next_step(&error, wanted))),

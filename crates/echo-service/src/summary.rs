@@ -59,8 +59,36 @@ impl Summary {
             queue_peak: 0,
             send_errors: BTreeMap::new(),
             receive_errors: BTreeMap::new(),
-            kernel_dropped: None,
+            kernel_dropped: Some(0),
         }
+    }
+
+    /// Adds what another socket of the same server has counted.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.bytes_received += other.bytes_received;
+        self.bytes_sent += other.bytes_sent;
+        self.truncated += other.truncated;
+        other.refused.into_iter().for_each(|(name, count)| *self.refused.entry(name).or_default() += count);
+        for (ours, theirs) in
+            [(&mut self.send_errors, other.send_errors), (&mut self.receive_errors, other.receive_errors)]
+        {
+            theirs.into_iter().for_each(|(name, count)| *ours.entry(name).or_default() += count);
+        }
+        self.add_queue(QueueTotals { peak: other.queue_peak, dropped: other.queue_dropped });
+        self.add_kernel_drops(other.kernel_dropped);
+    }
+
+    /// Adds what a queue reports at the end.
+    pub(crate) fn add_queue(&mut self, QueueTotals { peak, dropped }: QueueTotals) {
+        self.queue_peak = self.queue_peak.max(peak);
+        self.queue_dropped += dropped;
+    }
+
+    /// Adds what the receive buffer of a socket had no room for; `None` where the system does not say.
+    pub(crate) fn add_kernel_drops(&mut self, dropped: Option<u64>) {
+        self.kernel_dropped = self.kernel_dropped.zip(dropped).map(|(ours, theirs)| ours + theirs);
     }
 
     /// One JSON object on one line.
