@@ -13,7 +13,8 @@ use serde::Serialize;
 use crate::checkout::{Checkout, Profile};
 use crate::counts::per_datagram;
 use crate::failure::{Result, failed, note, print, usage};
-use crate::load::{Load, Until, ping_pong};
+use crate::load::{Load, Offload, Until, ping_pong};
+use crate::peers;
 use crate::server::{self, Launch, Target};
 use crate::table::Table;
 
@@ -37,6 +38,15 @@ pub struct Options {
     /// Payload of a datagram in bytes
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(8..=65507))]
     pub size: u16,
+    /// How the client sends and receives: plain, gso (sends by UDP_SEGMENT), or gso-gro (and receives by UDP_GRO)
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub client: Offload,
+    /// Put the server on the client's core: who has it sleeps in turn with the other
+    #[arg(long)]
+    pub same_core: bool,
+    /// Measure the short servers in C too (crates/5-batching/peers), which are built when there is a compiler
+    #[arg(long)]
+    pub c_peers: bool,
     /// How long the window is kept full, for each server and round
     #[arg(long, default_value = "400ms", value_parser = humantime::parse_duration)]
     pub duration: Duration,
@@ -98,6 +108,8 @@ struct Row {
     peak_memory_kib: Figure,
     lost: u64,
     wrong: u64,
+    /// CPU time of a datagram in each round, in nanoseconds, for ratios to another program of the same round.
+    cpu_ns_of_rounds: Vec<f64>,
 }
 
 /// What `--json` prints.
@@ -128,12 +140,15 @@ pub fn run(checkout: &Checkout, options: &Options) -> Result<ExitCode> {
     if !names.is_empty() && !names.iter().any(|name| name == REFERENCE) {
         names.insert(0, REFERENCE.into());
     }
-    let targets = server::targets(checkout, &names, &options.with)?;
+    let mut targets = server::targets(checkout, &names, &options.with)?;
+    if options.c_peers {
+        targets.extend(peers::targets(checkout)?);
+    }
     server::build(checkout, &targets, checkout.profile)?;
     let cores = cores();
-    let server_core = cores.last().copied().unwrap_or(0);
     let client_core = cores.first().copied().unwrap_or(0);
-    if server_core == client_core {
+    let server_core = if options.same_core { client_core } else { cores.last().copied().unwrap_or(0) };
+    if server_core == client_core && !options.same_core {
         note(
             "ladder: only one core is allowed: client and server share it, and the CPU figures include waiting",
         );
@@ -192,6 +207,7 @@ fn measure(
         options.window.into(),
         options.peers.into(),
         core != client_core,
+        options.client,
     )?;
     // Caches, branch predictors and the server's own first steps.
     load.run(Until::Elapsed(options.duration / 10))?;
@@ -245,7 +261,8 @@ fn system_calls(checkout: &Checkout, target: &Target, options: &Options) -> Resu
     let before = server.events().len();
     let address = server.address()?;
     let (size, window, peers) = (options.size.into(), options.window.into(), options.peers.into());
-    let flow = Load::new(address, size, window, peers, false)?.run(Until::Datagrams(COUNTED))?;
+    let flow =
+        Load::new(address, size, window, peers, false, options.client)?.run(Until::Datagrams(COUNTED))?;
     server.await_quiet()?;
     let calls = server.calls_since(before).filter(|call| call.mark().is_none()).count();
     server.dismiss();
@@ -280,6 +297,7 @@ fn row(target: &Target, rounds: &[Round], reference: &[Round], calls: Option<f64
         peak_memory_kib: figure(|round| round.peak_kib),
         lost: rounds.iter().map(|round| round.lost).sum(),
         wrong: rounds.iter().map(|round| round.wrong).sum(),
+        cpu_ns_of_rounds: rounds.iter().map(|round| round.cpu_ns).collect(),
     }
 }
 

@@ -63,7 +63,8 @@ impl Program {
 pub struct Checkout {
     /// Folder of the workspace manifest.
     pub root: PathBuf,
-    target: PathBuf,
+    /// Where cargo puts what it builds.
+    pub target: PathBuf,
     /// The profile this tool itself was built with.
     pub profile: Profile,
     /// Every program, in ladder order.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, recvmsg,
+    sendmmsg, sendmsg, setsockopt, sockopt,
 };
 
 use crate::failure::{Context, Result, failed};
@@ -41,6 +42,23 @@ pub enum Until {
     Datagrams(u64),
 }
 
+/// How the client hands its datagrams to the kernel, and takes the echoes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Offload {
+    /// Many datagrams a call, each on its own way through the stack.
+    #[default]
+    Plain,
+    /// Sends by UDP_SEGMENT: up to 128 datagrams go through the stack as one.
+    Gso,
+    /// Sends so, and receives by UDP_GRO: echoes that the server sent as one come as one.
+    GsoGro,
+}
+
+/// The most datagrams that go through the stack as one, and the most bytes.
+const SEGMENTS: usize = 128;
+const MOST_BYTES: usize = 65_507;
+
 /// One connected socket, with its share of the window.
 struct Peer {
     socket: UdpSocket,
@@ -58,6 +76,7 @@ pub struct Load {
     /// Room for one datagram a slot, and a byte more, by which a longer echo is known.
     slots: Vec<u8>,
     outgoing: Vec<u8>,
+    offload: Offload,
     /// Whether the server has a core of its own: only then may the client spin.
     spin: bool,
 }
@@ -65,11 +84,25 @@ pub struct Load {
 impl Load {
     /// A client for the server at that address; `window` datagrams of `size` bytes are spread over `peers`
     /// sockets.
-    pub fn new(server: SocketAddr, size: usize, window: usize, peers: usize, spin: bool) -> Result<Self> {
+    pub fn new(
+        server: SocketAddr,
+        size: usize,
+        window: usize,
+        peers: usize,
+        spin: bool,
+        offload: Offload,
+    ) -> Result<Self> {
         let mut all = Vec::new();
         for index in 0..peers {
             let share = window / peers + usize::from(index < window % peers);
             all.push(Peer { socket: connected(server)?, window: share, next: 0, expected: 0 });
+        }
+        if offload == Offload::GsoGro {
+            for peer in &all {
+                setsockopt(&peer.socket, sockopt::UdpGroSegment, &true)
+                    .map_err(io::Error::from)
+                    .context(|| "set UDP_GRO on the client's socket (Linux 5.0 or newer)".into())?;
+            }
         }
         let most = all.iter().map(|peer| peer.window).max().unwrap_or(0);
         for peer in &all {
@@ -77,7 +110,10 @@ impl Load {
             // As much as the kernel allows: a datagram that the client has no room for would count as lost.
             let _ = setsockopt(&peer.socket, sockopt::RcvBuf, &(window * (size + 2048)));
         }
-        Ok(Load { peers: all, size, slots: vec![0; most * (size + 1)], outgoing: vec![0; most * size], spin })
+        // An arrival may be many echoes in one.
+        let room = if offload == Offload::GsoGro { 1 << 16 } else { 0 };
+        let slots = vec![0; room.max(most * (size + 1))];
+        Ok(Load { peers: all, size, slots, outgoing: vec![0; most * size], offload, spin })
     }
 
     /// Keeps the window full until the end, then waits for the last echoes.
@@ -100,11 +136,17 @@ impl Load {
             let mut came = 0;
             for peer in &mut self.peers {
                 if wanted > 0 {
-                    let count = send(peer, self.size, &mut self.outgoing, wanted)?;
+                    let count = match self.offload {
+                        Offload::Plain => send(peer, self.size, &mut self.outgoing, wanted)?,
+                        _ => send_as_one(peer, self.size, &mut self.outgoing, wanted)?,
+                    };
                     sent += count;
                     wanted -= count;
                 }
-                came += receive(peer, self.size, &mut self.slots, &mut flow)?;
+                came += match self.offload {
+                    Offload::GsoGro => receive_as_one(peer, self.size, &mut self.slots, &mut flow)?,
+                    _ => receive(peer, self.size, &mut self.slots, &mut flow)?,
+                };
                 under_way += peer.next - peer.expected;
             }
             // Before the end is looked for: it may be the last echoes that came.
@@ -190,9 +232,32 @@ fn send(peer: &mut Peer, size: usize, outgoing: &mut [u8], at_most: u64) -> Resu
         none,
         MsgFlags::MSG_DONTWAIT,
     );
+    sent(peer, outcome.map(|results| results.count() as u64))
+}
+
+/// The same, but the kernel cuts one long payload into the datagrams, as late as it can.
+fn send_as_one(peer: &mut Peer, size: usize, outgoing: &mut [u8], at_most: u64) -> Result<u64> {
+    let free = (peer.window - (peer.next - peer.expected) as usize).min(at_most as usize);
+    let free = free.min(SEGMENTS).min((MOST_BYTES / size.max(1)).max(1));
+    if free == 0 {
+        return Ok(0);
+    }
+    for (index, payload) in outgoing.chunks_mut(size.max(1)).take(free).enumerate() {
+        write_payload(peer.next + index as u64, &mut payload[..size]);
+    }
+    let segment = size as u16;
+    let cut = [ControlMessage::UdpGsoSegments(&segment)];
+    // One alone is not to be cut; it may be longer than a segment can be.
+    let control = if free > 1 { &cut[..] } else { &[] };
+    let payload = [IoSlice::new(&outgoing[..free * size])];
+    let outcome = sendmsg::<()>(peer.socket.as_raw_fd(), &payload, control, MsgFlags::MSG_DONTWAIT, None);
+    sent(peer, outcome.map(|_| free as u64))
+}
+
+/// Takes note of how many a call has sent.
+fn sent(peer: &mut Peer, outcome: nix::Result<u64>) -> Result<u64> {
     match outcome {
-        Ok(results) => {
-            let count = results.count() as u64;
+        Ok(count) => {
             peer.next += count;
             Ok(count)
         }
@@ -220,29 +285,63 @@ fn receive(peer: &mut Peer, size: usize, slots: &mut [u8], flow: &mut Flow) -> R
     };
     let came = lengths.len() as u64;
     for (length, slot) in lengths.into_iter().zip(slots.chunks(size + 1)) {
-        let payload = &slot[..length.min(slot.len())];
-        // A late echo of what was given up long ago is none of the window's.
-        if peer.expected == peer.next {
-            flow.wrong += 1;
-            continue;
-        }
-        if length == size && is_payload(peer.expected, payload) {
-            flow.echoes += 1;
-            peer.expected += 1;
-            continue;
-        }
-        // A later one in its place: those between are lost, or will come out of order.
-        let found = (peer.expected..peer.next).find(|&number| length == size && is_payload(number, payload));
-        match found {
-            Some(number) => {
-                flow.lost += number - peer.expected;
-                flow.echoes += 1;
-                peer.expected = number + 1;
-            }
-            None => flow.wrong += 1,
-        }
+        judge(peer, size, length, &slot[..length.min(slot.len())], flow);
     }
     Ok(came)
+}
+
+/// The same, one arrival, which may be several echoes of one size.
+fn receive_as_one(peer: &mut Peer, size: usize, slots: &mut [u8], flow: &mut Flow) -> Result<u64> {
+    if peer.next == peer.expected {
+        return Ok(0);
+    }
+    let mut control = nix::cmsg_space!(i32);
+    let mut slices = [IoSliceMut::new(slots)];
+    let outcome =
+        recvmsg::<()>(peer.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT);
+    let (bytes, segment) = match outcome {
+        Ok(message) => {
+            let segment = message.cmsgs().ok().into_iter().flatten().find_map(|control| match control {
+                ControlMessageOwned::UdpGroSegments(segment) => usize::try_from(segment).ok(),
+                _ => None,
+            });
+            (message.bytes, segment)
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
+        Err(Errno::ECONNREFUSED) => return failed("the server is gone: its port is not bound any more"),
+        Err(error) => return Err(io::Error::from(error)).context(|| "receive from the server".into()),
+    };
+    let segment = segment.unwrap_or(bytes).max(1);
+    let mut came = 0;
+    for payload in slots[..bytes].chunks(segment) {
+        judge(peer, size, payload.len(), payload, flow);
+        came += 1;
+    }
+    Ok(came)
+}
+
+/// Counts one echo.
+fn judge(peer: &mut Peer, size: usize, length: usize, payload: &[u8], flow: &mut Flow) {
+    // A late echo of what was given up long ago is none of the window's.
+    if peer.expected == peer.next {
+        flow.wrong += 1;
+        return;
+    }
+    if length == size && is_payload(peer.expected, payload) {
+        flow.echoes += 1;
+        peer.expected += 1;
+        return;
+    }
+    // A later one in its place: those between are lost, or will come out of order.
+    let found = (peer.expected..peer.next).find(|&number| length == size && is_payload(number, payload));
+    match found {
+        Some(number) => {
+            flow.lost += number - peer.expected;
+            flow.echoes += 1;
+            peer.expected = number + 1;
+        }
+        None => flow.wrong += 1,
+    }
 }
 
 /// Round trips of single datagrams, in nanoseconds, sorted; both ends may share a core, since each sleeps while
@@ -305,7 +404,7 @@ mod tests {
 
     fn flow(count: u64, alter: impl Fn(usize, &mut Vec<u8>) -> bool + Send + 'static) -> Flow {
         let server = echo(count as usize, alter);
-        let mut load = Load::new(server, 32, 4, 1, false).expect("a client");
+        let mut load = Load::new(server, 32, 4, 1, false, Offload::Plain).expect("a client");
         load.run(Until::Datagrams(count)).expect("a flow")
     }
 
@@ -314,6 +413,19 @@ mod tests {
         let flow = flow(100, |_, _| true);
         assert_eq!((flow.echoes, flow.lost, flow.wrong), (100, 0, 0));
         assert!(flow.seconds > 0.0);
+    }
+
+    #[test]
+    fn every_client_gets_its_echoes() {
+        for offload in [Offload::Plain, Offload::Gso, Offload::GsoGro] {
+            for (size, peers) in [(32, 1), (1400, 1), (32, 16)] {
+                let server = echo(2000, |_, _| true);
+                let mut load = Load::new(server, size, 64, peers, false, offload).expect("a client");
+                let flow = load.run(Until::Datagrams(2000)).expect("a flow");
+                let told = format!("{offload:?}, {size} bytes, {peers} peers");
+                assert_eq!((flow.echoes, flow.lost, flow.wrong), (2000, 0, 0), "{told}");
+            }
+        }
     }
 
     #[test]
@@ -349,7 +461,7 @@ mod tests {
     #[test]
     fn several_peers_share_the_window() {
         let server = echo(90, |_, _| true);
-        let mut load = Load::new(server, 8, 9, 3, false).expect("a client");
+        let mut load = Load::new(server, 8, 9, 3, false, Offload::Plain).expect("a client");
         let flow = load.run(Until::Datagrams(90)).expect("a flow");
         assert_eq!((flow.echoes, flow.lost, flow.wrong), (90, 0, 0));
     }

@@ -21,6 +21,7 @@ mod load;
 mod many;
 mod names;
 mod patch;
+mod peers;
 mod pictures;
 mod record;
 mod region;
