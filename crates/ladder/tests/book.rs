@@ -245,6 +245,34 @@ fn a_cost_that_nobody_measured_is_found() {
     assert_eq!(row("118 µs: [why](00-why.md)", "77,777 descriptors"), 2);
 }
 
+/// The cells of the row `name` in the first table of the recording of scripts/batching.
+fn batching_row(record: &str, name: &str) -> Vec<f64> {
+    let row = record.lines().find(|line| line.split_whitespace().next() == Some(name));
+    let row = row.unwrap_or_else(|| panic!("no row {name} in docs/50-batching.txt"));
+    row.split_whitespace().skip(1).filter_map(|cell| cell.parse().ok()).collect()
+}
+
+/// Ratios in the prose of a page that the recording does not have.
+fn ratios_not_recorded(text: &str, record: &str) -> Vec<String> {
+    let ratio = Regex::new(r"\b\d+\.\d+\b").expect("a pattern");
+    let recorded: Vec<&str> = ratio.find_iter(record).map(|found| found.as_str()).collect();
+    let said = prose(text);
+    let said = ratio.find_iter(&said).map(|found| found.as_str());
+    said.filter(|ratio| !recorded.contains(ratio)).map(str::to_string).collect()
+}
+
+#[test]
+fn what_the_choice_of_a_sideways_rung_says_was_measured() {
+    let record = page("50-batching.txt");
+    assert_eq!(ratios_not_recorded(&page("55-sideways-which.md"), &record), Vec::<String>::new());
+    assert_eq!(ratios_not_recorded("0.77777 of it", &record), ["0.77777"]);
+    // The columns: 32 B, 1400 B, 16 peers, GSO 32, GSO 1400, GRO 32, GRO 1400, one core, alone.
+    let (mmsg, gso) = (batching_row(&record, "c-mmsg"), batching_row(&record, "c-gso"));
+    assert!(mmsg.len() == 9 && gso.len() == 9, "{mmsg:?} {gso:?}");
+    // A short run shows the form; its figures mean nothing, save that a factor of ten shows in them, too.
+    assert!(gso[5] < 0.2 && mmsg[5] > 0.5, "fewer trips save most, fewer calls do not: {mmsg:?} {gso:?}");
+}
+
 #[test]
 fn every_program_stands_on_a_page() {
     let pages: String = pages().into_values().collect();
