@@ -135,6 +135,11 @@ pub const RUNGS: &[Rung] = &[
         policies: BACKPRESSURE,
         ..rung("echo-mmsg", "5-batching", Trigger::Level, EPOLL)
     },
+    Rung {
+        transfer: Transfer::Batch,
+        policies: BACKPRESSURE,
+        ..rung("echo-gso", "5-batching", Trigger::Level, EPOLL)
+    },
     // A receive is asked for only with a slot that is free.
     Rung {
         transfer: Transfer::Ring,
