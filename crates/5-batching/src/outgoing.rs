@@ -34,6 +34,11 @@ impl<T> Outgoing<T> {
         self.waiting.len()
     }
 
+    /// Those that are not being sent yet, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter()
+    }
+
     /// The last one.
     pub fn push(&mut self, datagram: T) {
         self.waiting.push_back(datagram);

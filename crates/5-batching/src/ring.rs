@@ -8,7 +8,9 @@
 //! a [`Slot`] moves into the ring when something is asked for it, and comes back with the completion: whoever has a
 //! slot has it alone.
 //!
-//! All `unsafe` code of this crate is in this file, each block with its reason.
+//! [`lent`] goes further: there the program lends buffers, and the kernel takes one for each datagram.
+//!
+//! All `unsafe` code of this crate is in this file and in that one, each block with its reason.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -16,11 +18,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use std::{mem, ptr};
 
+mod lent;
+
 use echo_service::errno_name;
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::errno::Errno;
 use trace_marks::{are_on, mark, mark_of};
+
+pub use lent::Arrived;
+use lent::{BEFORE_PAYLOAD, Lent};
 
 /// The most slots of a ring: the kernel makes none for more than 32,768 requests.
 pub const MOST_SLOTS: usize = 16_000;
@@ -65,6 +72,12 @@ pub enum Done {
     Received(Box<Slot>, io::Result<usize>),
     /// A send is over, and here is its slot.
     Sent(Box<Slot>, io::Result<usize>),
+    /// The request for many datagrams has brought one.
+    Arrived(Arrived),
+    /// The request for many datagrams has failed, and is over.
+    Failed(io::Error),
+    /// The socket takes datagrams again.
+    Writable,
     /// The descriptor that was asked about is readable.
     Readable,
 }
@@ -74,12 +87,15 @@ pub enum Done {
 enum Kind {
     Receive,
     Send,
+    ReceiveMany,
     Readable,
+    Writable,
     Cancel,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Receive, Self::Send, Self::Readable, Self::Cancel];
+    const ALL: [Self; 6] =
+        [Self::Receive, Self::Send, Self::ReceiveMany, Self::Readable, Self::Writable, Self::Cancel];
 
     /// The number of such a request.
     fn number(self, slot: usize) -> u64 {
@@ -95,9 +111,10 @@ impl Kind {
     /// Its name in a trace mark.
     fn name(self) -> &'static str {
         match self {
-            Self::Receive => "recv",
+            Self::Receive | Self::ReceiveMany => "recv",
             Self::Send => "send",
             Self::Readable => "readable",
+            Self::Writable => "writable",
             Self::Cancel => "cancel",
         }
     }
@@ -110,24 +127,33 @@ struct Asked {
     slots: Box<[Option<Box<Slot>>]>,
     /// The slot of the receive that waits.
     waiting: Option<usize>,
+    /// Buffers for many datagrams.
+    lent: Option<Lent>,
     /// How many requests of each kind are not over.
     requests: [usize; Kind::ALL.len()],
 }
 
 impl Asked {
     fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| None).collect(), waiting: None, requests: Default::default() }
+        Self {
+            slots: (0..slots).map(|_| None).collect(),
+            waiting: None,
+            lent: None,
+            requests: Default::default(),
+        }
     }
 
-    /// Takes in a completion: the number of the request, and its result. `None` if it tells nobody anything.
-    fn done(&mut self, number: u64, result: i32) -> Option<Done> {
+    /// Takes in a completion: the number of the request, its result, its flags. `None` if it tells nobody anything.
+    fn done(&mut self, number: u64, result: i32, flags: u32) -> Option<Done> {
         let (kind, slot) = Kind::of(number)?;
         let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
         if are_on() {
-            mark_done(kind, &result);
+            mark_done(kind, &result, flags);
         }
-        let count = &mut self.requests[kind as usize];
-        *count = count.saturating_sub(1);
+        if !cqueue::more(flags) {
+            let count = &mut self.requests[kind as usize];
+            *count = count.saturating_sub(1);
+        }
         match kind {
             Kind::Receive => {
                 let mut slot = self.slots.get_mut(slot)?.take()?;
@@ -136,15 +162,21 @@ impl Asked {
                 Some(Done::Received(slot, result))
             }
             Kind::Send => Some(Done::Sent(self.slots.get_mut(slot)?.take()?, result)),
+            Kind::ReceiveMany => self.lent.as_mut()?.arrived(result, flags),
             Kind::Readable => Some(Done::Readable),
+            Kind::Writable => Some(Done::Writable),
             Kind::Cancel => None,
         }
     }
 }
 
 /// Says in a trace mark what is done: `done recv 5`, `done send EPERM`.
-fn mark_done(kind: Kind, result: &io::Result<usize>) {
+fn mark_done(kind: Kind, result: &io::Result<usize>, flags: u32) {
     match result {
+        Ok(bytes) if kind == Kind::ReceiveMany => {
+            let more = if cqueue::more(flags) { ", more" } else { "" };
+            mark_of("done recv", format_args!("{}{more}", bytes.saturating_sub(BEFORE_PAYLOAD)));
+        }
         Ok(bytes) if matches!(kind, Kind::Receive | Kind::Send) => {
             mark_of("done", format_args!("{} {bytes}", kind.name()));
         }
@@ -174,19 +206,26 @@ impl Ring {
     ///
     /// This machine has no io_uring for us: a sentence that says why, and what to do.
     pub fn new(socket: &impl AsFd, slots: usize, size: usize) -> io::Result<Self> {
-        let free = (0..slots).map(|number| Slot::new(number, size)).collect();
         // Each slot is in one request at most; beside these there are a few others.
-        let entries = (slots + 4).next_power_of_two() as u32;
+        let mut ring = Self::make(socket, slots + 4, 2 * (slots + 4))?;
+        ring.asked = Asked::new(slots);
+        ring.free = (0..slots).map(|number| Slot::new(number, size)).collect();
+        Ok(ring)
+    }
+
+    /// A ring with room for so many requests that are not handed over yet, and so many completions that are not taken.
+    fn make(socket: &impl AsFd, requests: usize, completions: usize) -> io::Result<Self> {
         let uring = IoUring::builder()
             // Completions are written when this thread enters the ring, and not in between.
             .setup_single_issuer()
             .setup_defer_taskrun()
             // A request that fails does not keep those behind it from being handed over.
             .setup_submit_all()
-            .build(entries)
+            .setup_cqsize(completions.next_power_of_two() as u32)
+            .build(requests.next_power_of_two() as u32)
             .map_err(|error| refused(&error))?;
         uring.submitter().register_files(&[socket.as_fd().as_raw_fd()]).map_err(|error| refused(&error))?;
-        Ok(Self { uring, asked: Asked::new(slots), free, prompt: 0 })
+        Ok(Self { uring, asked: Asked::new(0), free: Vec::new(), prompt: 0 })
     }
 
     /// How many slots are free.
@@ -201,7 +240,7 @@ impl Ring {
 
     /// How many receives were asked for and are not over.
     pub fn receives(&self) -> usize {
-        self.asked.requests[Kind::Receive as usize]
+        self.asked.requests[Kind::Receive as usize] + self.asked.requests[Kind::ReceiveMany as usize]
     }
 
     /// How many sends were asked for and are not over.
@@ -260,10 +299,20 @@ impl Ring {
         self.ask(Kind::Readable, 0, request);
     }
 
+    /// Asks to be told once when the socket takes datagrams.
+    pub fn ask_writable(&mut self) {
+        if self.asked.requests[Kind::Writable as usize] == 0 {
+            mark("ask writable");
+            self.ask(Kind::Writable, 0, opcode::PollAdd::new(SOCKET, libc::POLLOUT as u32).build());
+        }
+    }
+
     /// Asks to end the receive that waits: it completes all the same, with a datagram or with `ECANCELED`.
     pub fn cancel_receive(&mut self) {
-        if let Some(slot) = self.asked.waiting {
-            let receive = CancelBuilder::user_data(Kind::Receive.number(slot));
+        let many = self.asked.requests[Kind::ReceiveMany as usize] > 0;
+        let one = self.asked.waiting.map(|slot| Kind::Receive.number(slot));
+        if let Some(number) = one.or(many.then(|| Kind::ReceiveMany.number(0))) {
+            let receive = CancelBuilder::user_data(number);
             mark("ask cancel recv");
             self.ask(Kind::Cancel, 0, opcode::AsyncCancel2::new(receive).build());
         }
@@ -310,7 +359,8 @@ impl Ring {
     pub fn done(&mut self) -> Option<Done> {
         loop {
             let completion = self.uring.completion().next()?;
-            if let Some(done) = self.asked.done(completion.user_data(), completion.result()) {
+            let (result, flags) = (completion.result(), completion.flags());
+            if let Some(done) = self.asked.done(completion.user_data(), result, flags) {
                 return Some(done);
             }
         }
@@ -326,7 +376,7 @@ impl Drop for Ring {
             self.prompt = 0;
             if self.enter(Some(PATIENCE)).is_err() || Instant::now() > deadline {
                 // Memory that is never freed is better than memory that somebody else writes into.
-                return mem::forget(mem::take(&mut self.asked.slots));
+                return self.asked.leak();
             }
             while self.done().is_some() {}
         }
@@ -410,17 +460,17 @@ mod tests {
     fn a_completion_brings_its_slot_back() {
         let mut asked = asked(&[(Kind::Receive, 2), (Kind::Send, 0), (Kind::Readable, 0)]);
         asked.waiting = Some(2);
-        match asked.done(Kind::Receive.number(2), 5) {
+        match asked.done(Kind::Receive.number(2), 5, 0) {
             Some(Done::Received(slot, Ok(5))) => assert_eq!((slot.number, slot.payload().len()), (2, 5)),
             other => panic!("{other:?}"),
         }
         assert_eq!(asked.waiting, None);
-        match asked.done(Kind::Send.number(0), 8) {
+        match asked.done(Kind::Send.number(0), 8, 0) {
             Some(Done::Sent(slot, Ok(8))) => assert_eq!(slot.number, 0),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(asked.done(Kind::Readable.number(0), 1), Some(Done::Readable)));
-        assert_eq!(asked.requests, [0; 4]);
+        assert!(matches!(asked.done(Kind::Readable.number(0), 1, 0), Some(Done::Readable)));
+        assert_eq!(asked.requests, [0; 6]);
     }
 
     #[test]
@@ -440,13 +490,13 @@ mod tests {
         ] {
             let mut asked = asked(&[(Kind::Receive, 1), (Kind::Send, 3)]);
             let number = errno as i32;
-            match asked.done(Kind::Receive.number(1), -number) {
+            match asked.done(Kind::Receive.number(1), -number, 0) {
                 Some(Done::Received(slot, Err(error))) => {
                     assert_eq!((slot.payload().len(), error.raw_os_error()), (0, Some(number)));
                 }
                 other => panic!("{errno}: {other:?}"),
             }
-            match asked.done(Kind::Send.number(3), -number) {
+            match asked.done(Kind::Send.number(3), -number, 0) {
                 Some(Done::Sent(_, Err(error))) => assert_eq!(error.raw_os_error(), Some(number)),
                 other => panic!("{errno}: {other:?}"),
             }
@@ -459,18 +509,18 @@ mod tests {
         for number in
             [Kind::Receive.number(0), Kind::Send.number(3), Kind::Receive.number(4), u64::MAX, 7 << 32]
         {
-            assert!(asked.done(number, 5).is_none(), "{number:x}");
+            assert!(asked.done(number, 5, 0).is_none(), "{number:x}");
         }
-        assert!(asked.done(Kind::Cancel.number(0), -2).is_none(), "what became of a cancel is of no use");
-        assert!(asked.done(Kind::Receive.number(1), 5).is_some());
-        assert!(asked.done(Kind::Receive.number(1), 5).is_none(), "twice");
-        assert_eq!(asked.requests, [0; 4], "what was not asked does not count below zero");
+        assert!(asked.done(Kind::Cancel.number(0), -2, 0).is_none(), "what became of a cancel is of no use");
+        assert!(asked.done(Kind::Receive.number(1), 5, 0).is_some());
+        assert!(asked.done(Kind::Receive.number(1), 5, 0).is_none(), "twice");
+        assert_eq!(asked.requests, [0; 6], "what was not asked does not count below zero");
     }
 
     #[test]
     fn a_length_beyond_the_slot_is_no_length_of_the_payload() {
         let Some(Done::Received(slot, Ok(len))) =
-            asked(&[(Kind::Receive, 0)]).done(Kind::Receive.number(0), 70_000)
+            asked(&[(Kind::Receive, 0)]).done(Kind::Receive.number(0), 70_000, 0)
         else {
             panic!("a receive");
         };

@@ -9,6 +9,7 @@ fn main() -> ExitCode {
             env!("CARGO_BIN_EXE_echo-mmsg"),
             env!("CARGO_BIN_EXE_echo-gso"),
             env!("CARGO_BIN_EXE_echo-uring"),
+            env!("CARGO_BIN_EXE_echo-uring-multishot"),
             env!("CARGO_BIN_EXE_echo-reuseport"),
         ],
     )

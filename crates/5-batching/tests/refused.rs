@@ -57,7 +57,7 @@ fn refuse(errno: Errno) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The servers that stand on a ring.
-const RINGS: [&str; 1] = [env!("CARGO_BIN_EXE_echo-uring")];
+const RINGS: [&str; 2] = [env!("CARGO_BIN_EXE_echo-uring"), env!("CARGO_BIN_EXE_echo-uring-multishot")];
 
 /// A server behind a command that takes io_uring away from it.
 fn behind<S: ToString>(prefix: impl IntoIterator<Item = S>, program: &str) -> Launch {

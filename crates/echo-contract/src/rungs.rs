@@ -146,6 +146,11 @@ pub const RUNGS: &[Rung] = &[
         policies: BACKPRESSURE,
         ..rung("echo-uring", "5-batching", Trigger::Completion, &["io_uring_enter"])
     },
+    Rung {
+        transfer: Transfer::RingIn,
+        policies: BACKPRESSURE,
+        ..rung("echo-uring-multishot", "5-batching", Trigger::Completion, &["io_uring_enter"])
+    },
     // Each of its threads is a flip-flop.
     Rung {
         policies: BACKPRESSURE,

@@ -137,6 +137,8 @@ fn take(ring: &mut Ring, queue: &mut Queue, service: &mut Service) -> io::Result
                 service.last_call();
                 ring.cancel_receive();
             }
+            // Of requests that this server does not make.
+            Done::Arrived(_) | Done::Failed(_) | Done::Writable => {}
         }
     }
     Ok(())
