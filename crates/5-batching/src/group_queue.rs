@@ -201,7 +201,7 @@ impl Group {
         // may be shorter.
         let one = bytes <= segment;
         let fits = 0 < bytes && (segment == self.segment || one && bytes < self.segment);
-        let open = self.bytes > 0 && self.bytes % self.segment == 0 && !self.alone;
+        let open = self.bytes > 0 && self.bytes.is_multiple_of(self.segment) && !self.alone;
         let bytes = self.bytes + bytes;
         fits && open && bytes <= MOST_BYTES && bytes.div_ceil(self.segment) <= MOST_DATAGRAMS
     }

@@ -195,16 +195,16 @@ pub(super) fn neighbours(subject: &Subject) -> Vec<Target> {
 pub(super) fn no_loops(subject: &Subject) -> Result<(), Unmet> {
     let forger = Forger::new()?;
     let sniffer = Sniffer::new()?;
-    let [first, second, third] =
-        [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+    let [first, second] = [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)];
     let start = |target: &Target, ip: Ipv4Addr, port: u16| -> Result<Server, Unmet> {
         Launch::new(target).on(SocketAddr::from((ip, port))).start()
     };
     let ours = start(subject.target, first, 2000)?;
     let mut others = vec![start(subject.target, first, 2001)?];
-    for (index, neighbour) in (0_u16..).zip(neighbours(subject)) {
-        let ip = if index < 8 { first } else { third };
-        others.push(start(&neighbour, ip, 2002 + index % 8)?);
+    // Eight on the first address, and then eight on each from 127.0.0.3 on.
+    let hosts = [1].into_iter().chain(3..).flat_map(|host| [Ipv4Addr::new(127, 0, 0, host); 8]);
+    for (ip, (port, neighbour)) in hosts.zip((2002..2010).cycle().zip(neighbours(subject))) {
+        others.push(start(&neighbour, ip, port)?);
     }
     let mut pairs: Vec<(SocketAddrV4, SocketAddrV4, &Server)> = Vec::new();
     for other in &others {
