@@ -290,6 +290,18 @@ const REQUIREMENTS: &[Requirement] = &[
         "behind a link whose sends block, 5,000 datagrams come back in order, but for those that cannot be sent",
         load::order_behind_a_slow_link,
     )),
+    everybody(
+        "R34",
+        "joined-datagrams",
+        "datagrams that a client hands over joined (UDP_SEGMENT) come back one by one, in order",
+        wire::joined,
+    ),
+    rungs(
+        "R34",
+        "limits-within-joined",
+        "--max-size and --count hold for each of them",
+        wire::limits_within_joined,
+    ),
 ];
 
 #[cfg(test)]

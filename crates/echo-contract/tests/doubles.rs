@@ -75,6 +75,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("reorders", "order-of-short-bursts", "of a burst of"),
     ("requeues-at-the-tail", "order-behind-a-slow-link", "of a burst of"),
     ("dies-of-a-send-error", "order-behind-a-slow-link", ""),
+    ("takes-joined-for-one", "joined-datagrams", "joined from datagrams of 1"),
+    ("takes-joined-for-one", "limits-within-joined", ""),
 ];
 
 fn main() -> ExitCode {

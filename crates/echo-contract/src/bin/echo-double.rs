@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const NAME: &str = "echo-double";
@@ -191,6 +192,9 @@ fn refusal(source: SocketAddr, own: SocketAddr) -> Option<&'static str> {
 
 fn bind(flags: &Flags) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(flags.address), Type::DGRAM, None)?;
+    if broken("takes-joined-for-one") {
+        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+    }
     socket.set_reuse_address(broken("shares-its-address"))?;
     socket.bind(&SockAddr::from(flags.address))?;
     socket.set_nonblocking(true)?;

@@ -1,8 +1,11 @@
 //! What shows on the wire.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 
 use harness::Client;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 
 use crate::Subject;
 use crate::verdict::{Context, Unmet, ensure};
@@ -118,5 +121,80 @@ pub(super) fn truncation(subject: &Subject) -> Result<(), Unmet> {
             format!("`bytes_received` is not {bytes} with --max-size {limit}: {summary:?}")
         })?;
     }
+    Ok(())
+}
+
+/// Hands over `bytes` in one call, as datagrams of `segment` bytes, of which the last may be shorter (udp(7),
+/// `UDP_SEGMENT`). A server that asks for it (`UDP_GRO`) gets them joined as well. Returns the datagrams.
+fn send_joined<'a>(client: &Client, bytes: &'a [u8], segment: u16) -> Result<Vec<&'a [u8]>, Unmet> {
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    let server = SockaddrStorage::from(client.server);
+    let socket = client.socket.as_raw_fd();
+    sendmsg(socket, &[IoSlice::new(bytes)], &control, MsgFlags::empty(), Some(&server))
+        .map_err(|error| Unmet::Fails(format!("sendmsg with UDP_SEGMENT: {error}")))
+        .context(format!("hand over {} bytes as datagrams of {segment}", bytes.len()))?;
+    Ok(bytes.chunks(usize::from(segment)).collect())
+}
+
+/// A client that joins its datagrams, with others between them that cannot be joined.
+pub(super) fn joined(subject: &Subject) -> Result<(), Unmet> {
+    let mut random = subject.random();
+    let server = subject.launch().start()?;
+    let mut client = server.client()?;
+    let mut other = server.client()?;
+    let mut count = 0;
+    // Many small ones, a shorter one at the end, large ones, two.
+    for (segment, length) in
+        [(1, 64), (32, 64 * 32), (32, 63 * 32 + 1), (1400, 40 * 1400 + 700), (5000, 9999)]
+    {
+        let bytes = payload(&mut random, length);
+        let datagrams = send_joined(&client, &bytes, segment)?;
+        // Behind the joined ones: an empty one, a shorter one, one as long as they are, and somebody else's.
+        let alone =
+            [0, usize::from(segment / 2), usize::from(segment)].map(|size| payload(&mut random, size));
+        for datagram in &alone {
+            client.send(datagram)?;
+        }
+        other.send(b"other")?;
+        for datagram in datagrams.iter().copied().chain(alone.iter().map(Vec::as_slice)) {
+            client
+                .expect(datagram)
+                .context(format!("of {length} bytes, joined from datagrams of {segment}"))?;
+            count += 1;
+        }
+        other.expect(b"other")?;
+        count += 1;
+    }
+    client.expect_nothing()?;
+    if subject.target.entry().is_some() {
+        server.stop()?.expect(count, count)?;
+    }
+    Ok(())
+}
+
+/// What the flags say of a datagram holds for each of those that were joined.
+pub(super) fn limits_within_joined(subject: &Subject) -> Result<(), Unmet> {
+    let server = subject.launch().args(["--max-size", "100"]).start()?;
+    let mut client = server.client()?;
+    send_joined(&client, &[7; 3 * 101 + 5], 101)?;
+    // The last one is shorter, and so it fits.
+    client.expect(&[7; 5])?;
+    for datagram in send_joined(&client, &[8; 250], 100)? {
+        client.expect(datagram)?;
+    }
+    client.expect_nothing()?;
+    let summary = server.stop()?;
+    summary.expect(7, 4)?;
+    ensure(summary.truncated == 3, || format!("`truncated` is not 3: {summary:?}"))?;
+
+    let server = subject.launch().args(["--count", "3"]).start()?;
+    let mut client = server.client()?;
+    let bytes: Vec<u8> = (0..100).collect();
+    for datagram in send_joined(&client, &bytes, 10)?.into_iter().take(3) {
+        client.expect(datagram)?;
+    }
+    let summary = server.finish()?.summary()?;
+    ensure(summary.sent == 3, || format!("`sent` is not 3 with --count 3: {summary:?}"))?;
+    client.expect_nothing()?;
     Ok(())
 }
