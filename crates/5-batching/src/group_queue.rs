@@ -21,8 +21,8 @@ const MOST_BYTES: usize = 65_507;
 /// datagrams of the same size lies in one group.
 #[derive(Debug)]
 pub struct GroupQueue {
-    /// Taken when first needed, and kept.
-    slots: Vec<Box<[u8]>>,
+    /// All slots, one behind the other. The kernel gives the memory of one when something is first received into it.
+    memory: Box<[u8]>,
     free: Vec<usize>,
     capacity: usize,
     /// In the order in which they leave.
@@ -77,8 +77,9 @@ impl GroupQueue {
     /// Makes an empty queue for `capacity` arrivals.
     pub fn new(capacity: usize) -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            memory: vec![0; capacity * SLOT].into_boxed_slice(),
+            // The first is the last, and so taken first.
+            free: (0..capacity).rev().collect(),
             capacity,
             groups: VecDeque::new(),
             closed: false,
@@ -89,11 +90,8 @@ impl GroupQueue {
 
     /// A free slot to receive an arrival into; then [`add`](Self::add). `None` if there is none.
     pub fn slot(&mut self) -> Option<&mut [u8]> {
-        if self.free.is_empty() && self.slots.len() < self.capacity {
-            self.free.push(self.slots.len());
-            self.slots.push(vec![0; SLOT].into_boxed_slice());
-        }
-        self.free.last().map(|&slot| &mut self.slots[slot][..])
+        let slot = *self.free.last()?;
+        Some(&mut self.memory[slot * SLOT..][..SLOT])
     }
 
     /// Whether [`slot`](Self::slot) would lend one.
@@ -144,7 +142,7 @@ impl GroupQueue {
             let start = range.start + skip.min(range.len());
             let end = range.end.min(start + wanted);
             if start < end {
-                batch.pieces[batch.used] = IoSlice::new(&self.slots[*slot][start..end]);
+                batch.pieces[batch.used] = IoSlice::new(&self.memory[slot * SLOT..][start..end]);
                 batch.used += 1;
             }
             skip -= skip.min(range.len());
@@ -185,7 +183,7 @@ impl GroupQueue {
 
     /// The number of arrivals in the queue.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.capacity - self.free.len()
     }
 
     /// Whether there is nothing to send.

@@ -1,11 +1,10 @@
 //! echo-uring-multishot: a UDP echo that waits in io_uring_enter(2), and asks once for all datagrams to come.
 //!
 //! New here: one request with many completions; the kernel picks a buffer for each; sendmmsg takes the replies.
-//! Symptom:  what is a multishot receive; what are provided buffers?
 //! Run:      cargo run --bin echo-uring-multishot
 //! Poke:     nc -u 127.0.0.1 2000
 //! Watch:    cargo ladder trace echo-uring-multishot    (or: strace target/debug/echo-uring-multishot --marks)
-//! Expect:   io_uring_enter, sendmmsg for one datagram; 16 for a burst of 64
+//! Expect:   io_uring_enter, sendmmsg for one datagram; 17 for a burst of 64
 //! Still wrong: one thread, and so one core, does it all (next: echo-reuseport).
 #![forbid(unsafe_code)]
 
