@@ -1,5 +1,6 @@
 //! echo-gso: a UDP echo that waits in epoll_wait(2), and moves many datagrams a trip through the network stack.
 //!
+//! Symptom:  when do GSO and GRO pay for UDP (UDP_SEGMENT, UDP_GRO)?
 //! New here: a receive takes datagrams that the kernel has joined (UDP_GRO); a send joins the replies to one peer (UDP_SEGMENT).
 //! Run:      cargo run --bin echo-gso
 //! Poke:     nc -u 127.0.0.1 2000

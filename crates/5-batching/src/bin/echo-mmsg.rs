@@ -1,5 +1,6 @@
 //! echo-mmsg: a UDP echo that waits in epoll_wait(2), and moves many datagrams a call.
 //!
+//! Symptom:  when does recvmmsg pay; many small datagrams, and most of the time goes into system calls
 //! New here: one recvmmsg takes what has arrived, and one sendmmsg sends what is queued.
 //! Run:      cargo run --bin echo-mmsg
 //! Poke:     nc -u 127.0.0.1 2000

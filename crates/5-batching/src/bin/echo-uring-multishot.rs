@@ -1,5 +1,6 @@
 //! echo-uring-multishot: a UDP echo that waits in io_uring_enter(2), and asks once for all datagrams to come.
 //!
+//! Symptom:  what are a multishot receive and provided buffers, and when do they pay?
 //! New here: one request with many completions; the kernel picks a buffer for each; sendmmsg takes the replies.
 //! Run:      cargo run --bin echo-uring-multishot
 //! Poke:     nc -u 127.0.0.1 2000
