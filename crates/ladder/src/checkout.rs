@@ -48,6 +48,8 @@ pub struct Program {
     pub new_here: String,
     /// What it is expected to do: the header's `Expect:`.
     pub expect: String,
+    /// What somebody asks whom it helps: the header's `Symptom:`; empty for most.
+    pub symptom: String,
     /// Lines of code: neither blank nor only a comment.
     pub lines: usize,
 }
@@ -274,6 +276,7 @@ fn describe(text: &str) -> Option<Program> {
         waits_in,
         new_here: entry(&header, "New here:").trim_end_matches('.').to_string(),
         expect: entry(&header, "Expect:"),
+        symptom: entry(&header, "Symptom:").trim_end_matches('.').to_string(),
         lines,
     })
 }
@@ -316,6 +319,7 @@ mod tests {
     const HEADER: &str = "//! echo-poll: a UDP echo that waits in poll(2).\n//!\n\
         //! New here: a list of (descriptor, events);\n//!           no FD_SETSIZE.\n\
         //! Run:      cargo run --bin echo-poll\n\
+        //! Symptom:  ten thousand sockets; which one\n//!           is ready?\n\
         //! Expect:   poll, recvfrom for one datagram\n\nfn main() {\n    // why\n\n}\n";
 
     #[test]
@@ -326,6 +330,7 @@ mod tests {
         assert_eq!(program.waits_in.as_deref(), Some("poll(2)"));
         assert_eq!(program.new_here, "a list of (descriptor, events); no FD_SETSIZE");
         assert_eq!(program.expect, "poll, recvfrom for one datagram");
+        assert_eq!(program.symptom, "ten thousand sockets; which one is ready?");
         assert_eq!(program.lines, 2, "blank lines and comments are not code");
     }
 

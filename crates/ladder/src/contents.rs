@@ -41,6 +41,13 @@ struct Entry {
     chapter: Option<usize>,
 }
 
+impl Entry {
+    /// What stands above its chapter.
+    fn heading(&self) -> &'static str {
+        self.chapter.and_then(|chapter| CHAPTERS.get(chapter)).unwrap_or(&"About the project")
+    }
+}
+
 /// The pages of a folder, in reading order.
 #[derive(Debug)]
 pub struct Contents(Vec<Entry>);
@@ -94,6 +101,12 @@ impl Contents {
         self.0.iter().map(|entry| entry.file.as_str())
     }
 
+    /// The chapter and the title of the page that is the `place`th of [`files`](Self::files).
+    pub fn place(&self, place: usize) -> (&'static str, &str) {
+        let entry = &self.0[place];
+        (entry.heading(), &entry.title)
+    }
+
     /// The table: a heading a chapter, a line a page.
     pub fn table(&self) -> String {
         let mut out = "\n# Contents\n".to_string();
@@ -106,10 +119,7 @@ impl Contents {
             }
             if last != Some(entry.chapter) {
                 last = Some(entry.chapter);
-                let chapter = entry.chapter;
-                let heading =
-                    chapter.and_then(|chapter| CHAPTERS.get(chapter)).unwrap_or(&"About the project");
-                out.push_str(&format!("\n# {heading}\n\n"));
+                out.push_str(&format!("\n# {}\n\n", entry.heading()));
             }
             out.push_str(&format!("- [{}]({})\n", entry.title, entry.file));
         }

@@ -20,7 +20,7 @@ use crate::names::pattern;
 use crate::pictures::{self, Pictures};
 use crate::region::region;
 use crate::server;
-use crate::{acts, breaks, claims, compare, diff, list, site, timeline, trace};
+use crate::{acts, breaks, claims, compare, diff, list, site, symptoms, timeline, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -163,7 +163,7 @@ fn rewrite(text: &str, mut record: impl FnMut(&Block) -> Result<String>) -> Resu
 }
 
 /// The words of a comment of ours.
-fn marker(line: &str) -> Option<&str> {
+pub fn marker(line: &str) -> Option<&str> {
     Some(line.trim_end().strip_prefix("<!-- ladder:")?.strip_suffix("-->")?.trim())
 }
 
@@ -237,6 +237,7 @@ impl Recorder<'_> {
             "timeline" => self.picture(block, page, drawn),
             "run" => self.output(block),
             "contents" => Ok(self.contents()?.table()),
+            "symptoms" => symptoms::index(&self.checkout.root.join("docs"), &self.checkout.programs),
             "links" => self.contents()?.links(page),
             "region" => self.region(block),
             "file" => match &block.args[..] {
@@ -285,7 +286,7 @@ impl Recorder<'_> {
             }
             _ => failed(format!(
                 "`{}` is none of trace, timeline, run, strace, region, file, break, list, compare, acts, diff, \
-                 contents, links, end",
+                 symptoms, contents, links, end",
                 block.whole
             )),
         }

@@ -36,6 +36,7 @@ struct Entry<'a> {
     about: &'a str,
     waits_in: Option<&'a str>,
     new_idea: &'a str,
+    symptom: Option<&'a str>,
     /// Only with `--calls`, and only of echo servers.
     calls_per_datagram: Option<f64>,
     lines: usize,
@@ -127,6 +128,7 @@ fn entry<'a>(program: &'a Program, rows: &[Row]) -> Entry<'a> {
         about: &program.about,
         waits_in: program.waits_in.as_deref(),
         new_idea: idea(program),
+        symptom: Some(program.symptom.as_str()).filter(|symptom| !symptom.is_empty()),
         calls_per_datagram: row
             .map(|row| row.one_at_a_time.total() as f64 / row.one_at_a_time.datagrams.max(1) as f64),
         lines: program.lines,

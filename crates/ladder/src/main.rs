@@ -29,6 +29,7 @@ mod server;
 mod site;
 mod slow_link;
 mod story;
+mod symptoms;
 mod table;
 mod timeline;
 mod trace;

@@ -284,6 +284,105 @@ fn every_program_stands_on_a_page() {
     assert!(missing.is_empty(), "no page names {missing:?}");
 }
 
+/// An entry of the index by symptom.
+struct Entry {
+    question: String,
+    page: String,
+    command: String,
+}
+
+fn index_by_symptom(text: &str) -> Vec<Entry> {
+    let form = Regex::new(r"(?m)^- \*\*(.+)\*\*\\\n  \[.+\]\(([^)]+)\)\\\n  `([^`]+)` prints `.+`$");
+    let form = form.expect("a pattern");
+    let entries = form.captures_iter(text);
+    let entries = entries.map(|found| Entry {
+        question: found[1].into(),
+        page: found[2].into(),
+        command: found[3].into(),
+    });
+    entries.collect()
+}
+
+/// Whether a reader can run a command in the checkout: a program of ours, the tool on one, or a script.
+fn is_ours(command: &str, programs: &[&str]) -> bool {
+    match command.split(' ').collect::<Vec<_>>()[..] {
+        ["cargo", "run", "--bin", program, ..] => programs.contains(&program),
+        ["cargo", "ladder", "slow-link"] => true,
+        ["cargo", "ladder", "acts" | "break" | "compare" | "trace", ref words @ ..] => {
+            words.iter().any(|word| programs.contains(word))
+        }
+        [script] if script.starts_with("scripts/") => root().join(script).is_file(),
+        _ => false,
+    }
+}
+
+#[test]
+fn the_index_by_symptom_is_what_headers_and_pages_say() {
+    let said = ladder(&["docs", "--check", "docs/92-index-by-symptom.md"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let text = page("92-index-by-symptom.md");
+    let index = index_by_symptom(&text);
+    assert_eq!(index.len(), text.matches("\n- ").count(), "each entry was read");
+    let listed: Vec<serde_json::Value> =
+        serde_json::from_str(&ladder(&["list", "--json"]).out).expect("a list");
+    let programs: Vec<&str> = listed.iter().filter_map(|program| program["program"].as_str()).collect();
+    for Entry { question, page, command } in &index {
+        assert!(is_ours(command, &programs), "{question}: {command} is no command of ours");
+        assert!(root().join("docs").join(page).is_file(), "{question}: there is no page {page}");
+    }
+    let trouble = listed.iter().filter(|program| program["layer"] == "6-trouble");
+    for program in trouble {
+        let name = &program["program"];
+        let symptom = program["symptom"].as_str().unwrap_or_else(|| panic!("{name} has no `Symptom:`"));
+        assert!(index.iter().any(|entry| entry.question == symptom), "{name}: no entry asks {symptom:?}");
+    }
+}
+
+#[test]
+fn a_command_that_nobody_can_run_is_found() {
+    let ours = |command| is_ours(command, &["udp-drops", "echo-poll"]);
+    assert!(ours("cargo run --bin udp-drops -- --stay") && ours("cargo ladder break echo-poll"));
+    assert!(ours("scripts/why"));
+    for wrong in ["cargo run --bin udp-drop", "cargo ladder trace", "scripts/whynot", "udp-drops", ""] {
+        assert!(!ours(wrong), "{wrong}");
+    }
+}
+
+/// The questions that people ask in public, each by a word that they would search for.
+const ASKED: [&str; 20] = [
+    "SO_RCVBUF",
+    "RcvbufErrors",
+    "recvmmsg",
+    "GSO",
+    "io_uring",
+    "SO_REUSEPORT",
+    "cancel safe",
+    "coop",
+    "unconstrained",
+    "LIFO slot",
+    "EAGAIN",
+    "FuturesUnordered",
+    "spawn_blocking",
+    "current-thread",
+    "MissedTickBehavior",
+    "wrong address",
+    "IP_PKTINFO",
+    "join_all",
+    "would-block",
+    "coordinated omission",
+];
+
+#[test]
+fn the_index_by_symptom_has_what_people_ask() {
+    let index = index_by_symptom(&page("92-index-by-symptom.md"));
+    let missing = |words: &[&'static str]| -> Vec<&str> {
+        let unasked = |word: &&&str| !index.iter().any(|entry| entry.question.contains(**word));
+        words.iter().filter(unasked).copied().collect()
+    };
+    assert_eq!(missing(&ASKED), Vec::<&str>::new());
+    assert_eq!(missing(&["a word that nobody asks for"]).len(), 1);
+}
+
 #[test]
 fn the_front_page_of_a_public_crate_has_an_example_that_is_compiled() {
     for krate in ["datagram-queue", "trace-marks", "3-futures", "echo-contract", "harness"] {

@@ -1,5 +1,6 @@
 //! echo-reuseport: a UDP echo that waits nowhere but in its calls, on every core.
 //!
+//! Symptom:  one UDP port on all cores; one thread is at 100 % and the other cores are idle; SO_REUSEPORT
 //! New here: SO_REUSEPORT, by which several sockets have one address; a socket and a thread a core, which share nothing.
 //! Run:      cargo run --bin echo-reuseport
 //! Poke:     nc -u 127.0.0.1 2000

@@ -1,6 +1,6 @@
 //! tokio-readiness: a receive made behind tokio's back, and a wait that then never waits.
 //!
-//! Symptom:  readable().await returns at once again and again, each receive fails with EAGAIN, and a core is at 100 %
+//! Symptom:  `readable().await` returns at once again and again, each receive fails with EAGAIN, and a core is at 100 %
 //! New here: tokio takes a socket for ready until a call that it knows of has met EAGAIN
 //! Run:      cargo run --bin tokio-readiness      (or some of: by-hand, fd-by-hand, try-io, try-recv, async-io, fd-try-io)
 //! Watch:    strace -c -e trace=recvfrom,epoll_wait target/debug/tokio-readiness by-hand

@@ -1,6 +1,7 @@
 //! tokio-stuck: a task that is ready waits for a busy one, while another worker is idle.
 //!
-//! Symptom:  one slow task delays others although workers are idle; latency is bimodal: at once, or after the slow task
+//! Symptom:  one slow task delays others although workers are idle; latency is bimodal: at once, or after the slow task;
+//!           the LIFO slot
 //! New here: two places where an idle worker does not look: the LIFO slot, and the driver that a busy worker left
 //! Run:      cargo run --bin tokio-stuck      (or one of: slot, driver; with a cure: -- slot --cure spawn)
 //! Watch:    strace -f -e trace=epoll_wait,futex,sendto,recvfrom target/debug/tokio-stuck driver --rounds 1

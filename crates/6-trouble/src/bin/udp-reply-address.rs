@@ -1,6 +1,7 @@
 //! udp-reply-address: a UDP server on 0.0.0.0 answers from another address than the one that was asked.
 //!
-//! Symptom:  the UDP reply leaves from the wrong address (0.0.0.0, several addresses); "reply from unexpected source"
+//! Symptom:  the UDP reply leaves from the wrong address (0.0.0.0, several addresses, IP_PKTINFO); "reply from unexpected
+//!           source"
 //! New here: the kernel says which address was asked, and sends from that one (`IP_PKTINFO`)
 //! Run:      cargo run --bin udp-reply-address          (cured: -- --cure pktinfo, or -- --cure sockets)
 //! Watch:    strace -e trace=%network target/debug/udp-reply-address --cure pktinfo
