@@ -99,6 +99,24 @@ fn a_stall_is_made_up_for_or_dictates() {
 }
 
 #[test]
+fn missed_ticks_count_as_missed_from_more_than_five_milliseconds_on() {
+    let summary = Running::start(TIME, &["missed", "--json"]).end().summary();
+    let next = |period: u64, late: u64| -> Vec<Value> {
+        let rows = summary["missed"].as_array().unwrap().iter();
+        rows.filter(|row| row["period_us"] == period && row["late_us"] == late)
+            .map(|row| row["next_us"].clone())
+            .collect()
+    };
+    let on_schedule = [30_000, 40_000];
+    assert_eq!(next(10_000, 5_000), [json!(on_schedule), json!(on_schedule), json!(on_schedule)]);
+    // Skip leaves out what is over, and nothing is: the next tick lies ahead.
+    assert_eq!(next(10_000, 5_001), [json!(on_schedule), json!([35_001, 45_001]), json!(on_schedule)]);
+    let burst = json!([6_000, 8_000]);
+    assert_eq!(next(2_000, 5_000), [burst.clone(), burst.clone(), burst.clone()]);
+    assert_eq!(next(2_000, 5_001), [burst, json!([11_001, 13_001]), json!([10_000, 12_000])]);
+}
+
+#[test]
 fn a_timeout_ends_what_waits_and_nothing_else() {
     let summary = Running::start(TIME, &["timeout", "--json"]).end().summary();
     let elapsed: Vec<_> =

@@ -1,7 +1,8 @@
 //! tokio-time: sleeps, intervals, timeouts, and a million of them.
 //!
+//! Symptom:  which MissedTickBehavior do I want: Burst, Delay or Skip? How many sleeps can tokio hold?
 //! New here: a wheel of timers with slots of a millisecond, turned by the timeout of epoll_wait.
-//! Run:      cargo run --bin tokio-time      (or parts: sleep, lateness, interval, timeout, sleepers)
+//! Run:      cargo run --bin tokio-time      (or parts: sleep, lateness, interval, missed, timeout, sleepers)
 //! Watch:    cargo ladder trace --alone tokio-time sleep    (or: strace target/debug/tokio-time sleep --marks)
 //! Expect:   poll sleep, pending sleep, a write that wakes the own epoll_wait, epoll_wait with the time to go, wake
 //! Still wrong: fine enough for a timeout, too coarse to pace a load of thousands a second (next: the jokes server).
@@ -23,7 +24,10 @@ use echo_service::parse_count;
 use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, unconstrained, yield_now};
-use tokio::time::{Duration, Instant, MissedTickBehavior, Sleep, interval, sleep, sleep_until, timeout};
+use tokio::time::{
+    Duration, Instant, MissedTickBehavior, Sleep, advance, interval, pause, resume, sleep, sleep_until,
+    timeout,
+};
 use trace_marks::{Markable, mark};
 
 /// Period of the interval that is stalled.
@@ -31,6 +35,13 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// How long it is stalled, in tenths of its period: five ticks and a half.
 const STALL: u32 = 55;
+
+/// What an interval can do about ticks that it has missed.
+const BEHAVIORS: [(&str, MissedTickBehavior); 3] = [
+    ("burst", MissedTickBehavior::Burst),
+    ("delay", MissedTickBehavior::Delay),
+    ("skip", MissedTickBehavior::Skip),
+];
 
 #[derive(clap::Args)]
 struct Flags {
@@ -51,6 +62,8 @@ enum Part {
     Lateness,
     /// An interval that is stalled, with each `MissedTickBehavior`
     Interval,
+    /// From how late on a `MissedTickBehavior` acts, on a clock that stands still
+    Missed,
     /// What a timeout ends, and what it cannot
     Timeout,
     /// A million sleeps at once: their memory, many equal deadlines
@@ -63,6 +76,7 @@ struct Summary {
     program: &'static str,
     lateness: Vec<Lateness>,
     intervals: Vec<Stalled>,
+    missed: Vec<Missed>,
     timeouts: Vec<TimedOut>,
     sleepers: Vec<Crowd>,
 }
@@ -90,6 +104,7 @@ fn main() -> ExitCode {
                 Part::Sleep => one_sleep(&demo).await,
                 Part::Lateness => summary.lateness = lateness(&demo).await,
                 Part::Interval => summary.intervals = intervals(&demo).await,
+                Part::Missed => summary.missed = missed(&demo).await,
                 Part::Timeout => summary.timeouts = timeouts(&demo).await,
                 Part::Sleepers => summary.sleepers = crowds(&demo, sleepers).await?,
             }
@@ -175,12 +190,12 @@ struct Stalled {
 // region: interval
 async fn intervals(demo: &Demo) -> Vec<Stalled> {
     let mut all = Vec::new();
-    let behaviors = [
-        ("burst", MissedTickBehavior::Burst, "what a load generator needs"),
-        ("delay", MissedTickBehavior::Delay, "who stalls dictates the load"),
-        ("skip", MissedTickBehavior::Skip, "what was missed is missing in the report"),
+    let meanings = [
+        "what a load generator needs",
+        "who stalls dictates the load",
+        "what was missed is missing in the report",
     ];
-    for (name, behavior, meaning) in behaviors {
+    for ((name, behavior), meaning) in BEHAVIORS.into_iter().zip(meanings) {
         let mut interval = interval(PERIOD);
         interval.set_missed_tick_behavior(behavior);
         let first = interval.tick().await;
@@ -210,6 +225,49 @@ async fn intervals(demo: &Demo) -> Vec<Stalled> {
     all
 }
 // endregion: interval
+
+/// What an interval did about one late tick. Times are in microseconds since its first tick.
+#[derive(Serialize)]
+struct Missed {
+    behavior: &'static str,
+    period_us: u64,
+    /// How late the third tick was asked for, which was due after two periods.
+    late_us: u64,
+    /// When the next two ticks came.
+    next_us: [u64; 2],
+}
+
+// region: missed
+/// On a clock that stands still until it is moved, so that a microsecond makes the difference.
+async fn missed(demo: &Demo) -> Vec<Missed> {
+    pause();
+    let mut all = Vec::new();
+    for (period, late_us) in [(10, 5_000), (10, 5_001), (2, 5_000), (2, 5_001)] {
+        let (period, late) = (Duration::from_millis(period), Duration::from_micros(late_us));
+        for (name, behavior) in BEHAVIORS {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(behavior);
+            let first = interval.tick().await;
+            interval.tick().await;
+            // The next one is due two periods after the first, and is asked for later than that. (The clock has moved to
+            // the end of a slot of the wheel, so what is left is counted from there.)
+            advance((first + 2 * period + late) - Instant::now()).await;
+            interval.tick().await;
+            let next = [interval.tick().await, interval.tick().await];
+            let next_us = next.map(|tick| (tick - first).as_micros() as u64);
+            let [third, fourth] = next_us.map(|us| us as f64 / 1000.0);
+            demo.say(format_args!(
+                "missed: each {period:>4?}, one tick {:.3} ms late: {name:<5} goes on at {third:.3} and {fourth:.3} ms",
+                late_us as f64 / 1000.0
+            ));
+            let period_us = period.as_micros() as u64;
+            all.push(Missed { behavior: name, period_us, late_us, next_us });
+        }
+    }
+    resume();
+    all
+}
+// endregion: missed
 
 /// What became of a future under a timeout of ten milliseconds.
 #[derive(Serialize)]
