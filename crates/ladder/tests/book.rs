@@ -349,7 +349,7 @@ fn a_command_that_nobody_can_run_is_found() {
 }
 
 /// The questions that people ask in public, each by a word that they would search for.
-const ASKED: [&str; 20] = [
+const ASKED: [&str; 21] = [
     "SO_RCVBUF",
     "RcvbufErrors",
     "recvmmsg",
@@ -370,6 +370,7 @@ const ASKED: [&str; 20] = [
     "join_all",
     "would-block",
     "coordinated omission",
+    "outstanding requests",
 ];
 
 #[test]

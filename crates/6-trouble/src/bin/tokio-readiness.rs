@@ -5,7 +5,7 @@
 //! Run:      cargo run --bin tokio-readiness      (or some of: by-hand, fd-by-hand, try-io, try-recv, async-io, fd-try-io)
 //! Watch:    strace -c -e trace=recvfrom,epoll_wait target/debug/tokio-readiness by-hand
 //! Expect:   by-hand: as many EAGAIN as --give-up allows, and no tick of the neighbour; try-io and the like: one EAGAIN
-//! Still wrong: a server that has to read a file has no readiness to wait for (next: the jokes server)
+//! Still wrong: a reader that keeps up may still get more than it can serve (next: tokio-outstanding)
 
 #![forbid(unsafe_code)]
 
