@@ -133,12 +133,12 @@ pub fn index(folder: &Path, programs: &[Program]) -> Result<String> {
         let (chapter, title) = contents.place(place.0);
         if last != Some(chapter) {
             last = Some(chapter);
-            out.push_str(&format!("\n## {chapter}\n\n"));
+            out.push_str(&format!("\n## {chapter}\n"));
         }
         let file = files[place.0];
         let command = code(command);
         let prints = prints.iter().map(|line| code(line)).collect::<Vec<_>>().join(", ");
-        out.push_str(&format!("- **{question}**\\\n  [{title}]({file})\\\n  {command} prints {prints}\n"));
+        out.push_str(&format!("\n- **{question}**\\\n  [{title}]({file})\\\n  {command} prints {prints}\n"));
     }
     out.push('\n');
     Ok(out)
