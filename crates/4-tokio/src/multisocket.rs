@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use clap::ValueEnum;
 use echo_service::demo::Demo;
 use echo_service::{Signals, explain, parse_count, refusal};
 use serde::Serialize;
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{unconstrained, yield_now};
 
 use crate::take_signals;
@@ -24,6 +25,9 @@ use trace_marks::{Markable, Marked, mark};
 
 /// Datagrams that a future handles before it lets its neighbours have a turn.
 const BUDGET: usize = 32;
+
+/// How many datagrams a socket that is kept busy has before it.
+const AHEAD: usize = 4;
 
 #[derive(clap::Args)]
 struct Flags {
@@ -38,6 +42,24 @@ struct Flags {
     /// Poke itself: N datagrams, 1 to 1000000, to the sockets in turn, each after the echo of the last; then end
     #[arg(long, value_name = "N", value_parser = parse_count::<1_000_000>)]
     poke: Option<usize>,
+
+    /// Keep all sockets busy: each sends itself another datagram for each that it receives, until N have been received in
+    /// all, 1 to 100000000; then end
+    #[arg(long, value_name = "N", conflicts_with = "poke", value_parser = parse_count::<100_000_000>)]
+    hot: Option<usize>,
+
+    /// Whose budget says when a busy socket lets the others have a turn
+    #[arg(long, value_name = "WHOSE", default_value = "future")]
+    budget: Budget,
+}
+
+/// What ends the turn of a future that always finds something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Budget {
+    /// A budget of each future: 32 datagrams, then it yields
+    Future,
+    /// tokio's, which is one for the whole task: 128 operations
+    Task,
 }
 
 /// Many sockets on consecutive ports of 127.0.0.1, and what is counted about them.
@@ -46,6 +68,8 @@ pub struct ManySockets {
     sockets: Mutex<Vec<net::UdpSocket>>,
     addresses: Vec<SocketAddr>,
     poke: Option<usize>,
+    hot: Option<u64>,
+    budget: Budget,
     state: Arc<State>,
     /// Kept for the second signal, which ends the program at once.
     _signals: Signals,
@@ -58,6 +82,10 @@ struct State {
     datagrams: AtomicU64,
     /// By socket.
     polls: Vec<AtomicU64>,
+    /// By socket.
+    received: Vec<AtomicU64>,
+    /// Told when `--hot` has had its datagrams.
+    cooled: Notify,
 }
 
 /// What happened, as text and as JSON.
@@ -68,18 +96,22 @@ struct Summary {
     datagrams: u64,
     /// How often each socket's future was polled, in the order of the sockets.
     polls: Vec<u64>,
+    /// How many datagrams each socket received, in the same order.
+    received: Vec<u64>,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, sockets, datagrams, polls } = self;
+        let Self { program, sockets, datagrams, polls, received } = self;
         let total: u64 = polls.iter().sum();
         write!(f, "{program}: {sockets} sockets, {datagrams} datagrams, {total} polls")?;
         if *datagrams > 0 {
             write!(f, ": {:.1} a datagram", total as f64 / *datagrams as f64)?;
         }
         write!(f, "\n  polls of each")?;
-        polls.iter().try_for_each(|count| write!(f, " {count}"))
+        polls.iter().try_for_each(|count| write!(f, " {count}"))?;
+        write!(f, "\n  datagrams of each")?;
+        received.iter().try_for_each(|count| write!(f, " {count}"))
     }
 }
 
@@ -87,7 +119,8 @@ impl ManySockets {
     /// Reads the command line of `program`, binds the sockets and takes the signals. Wrong usage ends the
     /// program with status 2, a failure with status 1.
     pub fn open(program: &'static str, about: &'static str) -> Self {
-        let (demo, Flags { sockets: count, base_port, poke }) = Demo::parse::<Flags>(program, about);
+        let (demo, Flags { sockets: count, base_port, poke, hot, budget }) =
+            Demo::parse::<Flags>(program, about);
         if usize::from(base_port) + count > 65_536 {
             demo.wrong_usage(format_args!(
                 "--sockets {count} from --base-port {base_port} on would pass port 65535: lower one of them"
@@ -98,9 +131,11 @@ impl ManySockets {
         let addresses =
             addresses.unwrap_or_else(|error| demo.fail_of("a socket has lost its address", &error));
         let _signals = demo.signals();
-        let polls = (0..count).map(|_| AtomicU64::new(0)).collect();
-        let state = Arc::new(State { demo, datagrams: AtomicU64::new(0), polls });
-        Self { sockets: Mutex::new(sockets), addresses, poke, state, _signals }
+        let zeros = || (0..count).map(|_| AtomicU64::new(0)).collect();
+        let (datagrams, polls, received) = (AtomicU64::new(0), zeros(), zeros());
+        let state = Arc::new(State { demo, datagrams, polls, received, cooled: Notify::new() });
+        let hot = hot.map(|count| count as u64);
+        Self { sockets: Mutex::new(sockets), addresses, poke, hot, budget, state, _signals }
     }
 
     /// A runtime for one thread. A failure ends the program with status 1.
@@ -119,11 +154,17 @@ impl ManySockets {
         let echo = |(index, (socket, address)): (usize, (net::UdpSocket, &SocketAddr))| {
             socket.set_nonblocking(true)?;
             let state = Arc::clone(&self.state);
-            let future = echo(UdpSocket::from_std(socket)?, *address, index, Arc::clone(&state));
+            let socket = UdpSocket::from_std(socket)?;
+            let own = (self.budget == Budget::Future).then_some(BUDGET);
+            let turn = own.unwrap_or(usize::MAX);
+            let future: Pin<Box<dyn Future<Output = ()> + Send>> = match self.hot {
+                Some(count) => Box::pin(keep_busy(socket, *address, index, Arc::clone(&state), turn, count)),
+                None => Box::pin(echo(socket, *address, index, Arc::clone(&state), turn)),
+            };
             // tokio's own budget is one for the whole task: with all futures in one task, the first busy
-            // socket would use it up in every round, and the others would starve. Ours is one a future.
-            Ok(Echo { future: Box::pin(unconstrained(future)), index, state }
-                .marked(format!("socket-{index}")))
+            // socket would use it up in every round, and others would starve. Ours is one a future.
+            let future = if own.is_some() { Box::pin(unconstrained(future)) } else { future };
+            Ok(Echo { future, index, state }.marked(format!("socket-{index}")))
         };
         sockets.into_iter().zip(&self.addresses).enumerate().map(echo).collect()
     }
@@ -165,12 +206,14 @@ impl ManySockets {
         tokio::select! {
             () = signals => Ok(()),
             outcome = poked => outcome,
+            () = self.state.cooled.notified() => Ok(()),
         }
     }
 
     /// Prints the summary or, if `outcome` is an error, one line on stderr that ends the program with status 1.
     pub fn finish(&self, outcome: io::Result<()>) -> ExitCode {
-        let State { demo, datagrams, polls } = &*self.state;
+        let State { demo, datagrams, polls, received, .. } = &*self.state;
+        let counts = |all: &[AtomicU64]| all.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         if let Err(error) = outcome {
             demo.fail_of("cannot serve", &error);
         }
@@ -179,7 +222,8 @@ impl ManySockets {
             program: demo.program(),
             sockets: self.addresses.len(),
             datagrams: datagrams.load(Ordering::Relaxed),
-            polls: polls.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            polls: counts(polls),
+            received: counts(received),
         });
         ExitCode::SUCCESS
     }
@@ -263,10 +307,10 @@ impl Future for Echo {
 }
 
 /// Echoes what comes in on one socket, and prints a line for each datagram.
-async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<State>) {
+async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<State>, turn: usize) {
     let mut buffer = vec![0; 65_536];
     loop {
-        for _ in 0..BUDGET {
+        for _ in 0..turn {
             let (bytes, peer) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
                 // What the network causes is no reason to stop; the budget keeps it from spinning.
@@ -276,6 +320,7 @@ async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<Sta
                 }
             };
             state.datagrams.fetch_add(1, Ordering::Relaxed);
+            state.received[index].fetch_add(1, Ordering::Relaxed);
             let polls = state.polls[index].load(Ordering::Relaxed);
             let line = format!("socket {index} ({local}): {bytes} bytes from {peer}, in poll {polls}");
             if let Some(reason) = refusal(peer, local) {
@@ -291,3 +336,39 @@ async fn echo(socket: UdpSocket, local: SocketAddr, index: usize, state: Arc<Sta
         yield_now().await;
     }
 }
+
+// region: hot
+/// Receives from a socket that is never empty, since each datagram is followed by another one to itself. Ends for ever
+/// when all sockets together have received `count`.
+async fn keep_busy(
+    socket: UdpSocket,
+    own: SocketAddr,
+    index: usize,
+    state: Arc<State>,
+    turn: usize,
+    count: u64,
+) {
+    // What is tried is sent only if tokio knows that it can be.
+    if let Err(error) = socket.writable().await {
+        state.demo.log(format_args!("socket {index}: cannot wait until it can be written: {error}"));
+    }
+    // Tried, not awaited: this costs nothing of tokio's budget. A send that fails leaves one fewer ahead.
+    let feed = || drop(socket.try_send_to(b"again", own));
+    (0..AHEAD).for_each(|_| feed());
+    loop {
+        for _ in 0..turn {
+            if state.datagrams.load(Ordering::Relaxed) >= count {
+                state.cooled.notify_one();
+                return std::future::pending().await;
+            }
+            // What fails was never received: it counts for nothing, and nothing follows it.
+            if socket.recv_from(&mut [0; 8]).await.is_ok() {
+                state.datagrams.fetch_add(1, Ordering::Relaxed);
+                state.received[index].fetch_add(1, Ordering::Relaxed);
+                feed();
+            }
+        }
+        yield_now().await;
+    }
+}
+// endregion: hot

@@ -39,7 +39,7 @@ fn hundred(mut program: Running, sockets: usize) -> Ended {
 fn polls(ended: &Ended, sockets: usize) -> Vec<u64> {
     let summary = ended.summary();
     let fields: Vec<_> = summary.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert_eq!(fields, ["datagrams", "polls", "program", "sockets"]);
+    assert_eq!(fields, ["datagrams", "polls", "program", "received", "sockets"]);
     assert_eq!((&summary["sockets"], &summary["datagrams"]), (&Value::from(sockets), &Value::from(100)));
     let lines = ended.stdout.iter().filter(|line| line.contains(" bytes from 127.0.0.1:")).count();
     assert_eq!(lines, 100, "a line for each datagram");
@@ -133,6 +133,39 @@ fn a_flood_on_one_socket_starves_no_other() {
         assert_eq!(quiet, 2);
         assert!(before <= 64, "the others waited for {before} datagrams of the first socket");
         assert_eq!(program.interrupt().summary()["datagrams"], 153);
+    }
+}
+
+/// How many datagrams each of ten sockets had that are never empty, while 10,000 were received in all.
+fn of_each(program: &str, budget: &str) -> Vec<u64> {
+    let args = ["--base-port", "0", "--hot", "10000", "--budget", budget, "--json"];
+    let summary = Running::start(program, &args).end().summary();
+    let received: Vec<u64> =
+        summary["received"].as_array().unwrap().iter().filter_map(|one| one.as_u64()).collect();
+    assert_eq!(received.len(), 10, "{summary}");
+    assert!((10_000..10_020).contains(&received.iter().sum::<u64>()), "{summary}");
+    received
+}
+
+#[test]
+fn tokio_s_budget_alone_starves_most_futures_of_one_task() {
+    let join = of_each(JOIN, "task");
+    assert!(join[0] >= 9_900 && join[1..].iter().all(|one| *one <= 10), "the first has all: {join:?}");
+    let unordered = of_each(UNORDERED, "task");
+    let middle = &unordered[1..9];
+    assert!(middle.iter().all(|one| *one <= 10), "the eight in the middle have nothing: {unordered:?}");
+    assert!(unordered[0] > 4_500 && unordered[9] > 4_500, "the first and the last share: {unordered:?}");
+}
+
+#[test]
+fn a_budget_of_each_future_or_a_task_each_is_fair() {
+    for program in ALL {
+        let each = of_each(program, "future");
+        assert!(each.iter().all(|one| (900..=1100).contains(one)), "{program}: {each:?}");
+    }
+    for program in [SPAWN, JOINSET] {
+        let each = of_each(program, "task");
+        assert!(each.iter().all(|one| (850..=1150).contains(one)), "{program}: {each:?}");
     }
 }
 

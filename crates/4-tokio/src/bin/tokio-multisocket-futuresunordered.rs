@@ -1,5 +1,6 @@
 //! tokio-multisocket-futuresunordered: many sockets in one task, by FuturesUnordered.
 //!
+//! Symptom:  FuturesUnordered starves some of its futures, or is starved by tokio's budget (`--hot 10000 --budget task`)
 //! New here: a small scheduler inside the task: a waker for each future, and a list of those that are ready.
 //! Run:      cargo run --bin tokio-multisocket-futuresunordered
 //! Poke:     nc -u 127.0.0.1 2003          (or let it poke itself: tokio-multisocket-futuresunordered --poke 100)

@@ -255,10 +255,9 @@ async fn missed(demo: &Demo) -> Vec<Missed> {
             interval.tick().await;
             let next = [interval.tick().await, interval.tick().await];
             let next_us = next.map(|tick| (tick - first).as_micros() as u64);
-            let [third, fourth] = next_us.map(|us| us as f64 / 1000.0);
             demo.say(format_args!(
-                "missed: each {period:>4?}, one tick {:.3} ms late: {name:<5} goes on at {third:.3} and {fourth:.3} ms",
-                late_us as f64 / 1000.0
+                "missed: each {period:>4?}, one tick {late_us} us late: {name:<5} goes on at {} and {} us",
+                next_us[0], next_us[1]
             ));
             let period_us = period.as_micros() as u64;
             all.push(Missed { behavior: name, period_us, late_us, next_us });
