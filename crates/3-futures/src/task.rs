@@ -43,12 +43,16 @@ impl<W: Word> State<W> {
 
     /// Wakes. Returns whether the caller must push the task onto the run queue.
     pub fn wake(&self) -> bool {
+        // hole: wake
         self.bits.fetch_or(QUEUED, Ordering::AcqRel) == 0
+        // endhole: wake
     }
 
     /// The executor took the task from the queue. Returns whether to poll it.
     pub fn begin(&self) -> bool {
+        // hole: begin
         self.bits.fetch_and(!QUEUED, Ordering::AcqRel) & DONE == 0
+        // endhole: begin
     }
 
     /// The future is gone: no wake will queue the task again.

@@ -27,6 +27,16 @@ impl Target {
     pub fn rung(program: impl AsRef<Path>) -> Result<Self, String> {
         let program = program.as_ref();
         let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Self::rung_named(name, program)
+    }
+
+    /// The same for a file of any name, which holds a copy of the server `name`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if it has no entry.
+    pub fn rung_named(name: &str, program: impl AsRef<Path>) -> Result<Self, String> {
+        let program = program.as_ref();
         if rungs::find(name).is_none() {
             return Err(format!(
                 "{} is no echo server of the ladder: add it to the table of crates/echo-contract/src/rungs.rs, \

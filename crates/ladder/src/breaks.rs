@@ -14,12 +14,12 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use echo_contract::Verdict;
+use exercises::patch::Patch;
 use nix::fcntl::{Flock, FlockArg};
 use similar::TextDiff;
 
 use crate::checkout::{Checkout, Profile, Program};
 use crate::failure::{Context, Failure, Result, failed, note, print, usage};
-use crate::patch::Patch;
 use crate::server::{self, Launch, Target, require_strace};
 use crate::table::Table;
 use crate::{claims, counts, record};

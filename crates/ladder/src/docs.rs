@@ -20,7 +20,7 @@ use crate::names::pattern;
 use crate::pictures::{self, Pictures};
 use crate::region::region;
 use crate::server;
-use crate::{acts, breaks, claims, compare, diff, list, site, symptoms, timeline, trace};
+use crate::{acts, breaks, claims, compare, diff, exercise, list, site, symptoms, timeline, trace};
 
 /// Options of `ladder docs`.
 #[derive(clap::Args, Debug, Clone)]
@@ -237,6 +237,7 @@ impl Recorder<'_> {
             "timeline" => self.picture(block, page, drawn),
             "run" => self.output(block),
             "contents" => Ok(self.contents()?.table()),
+            "exercises" => exercise::class_table(self.checkout),
             "symptoms" => symptoms::index(&self.checkout.root.join("docs"), &self.checkout.programs),
             "links" => self.contents()?.links(page),
             "region" => self.region(block),

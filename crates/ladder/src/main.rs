@@ -1,4 +1,4 @@
-//! The tool over the ladder: `cargo ladder list`, `trace`, `check`, `compare`, `bench`, `break`, `diff`, `docs`.
+//! The tool over the ladder: `cargo ladder list`, `trace`, `check`, `compare`, `bench`, `break`, `exercise`, `diff`, `docs`.
 //!
 //! Exit codes: 0 all holds, 1 something does not hold or could not be done, 2 wrong usage.
 
@@ -14,13 +14,13 @@ mod contents;
 mod counts;
 mod diff;
 mod docs;
+mod exercise;
 mod expectation;
 mod failure;
 mod list;
 mod load;
 mod many;
 mod names;
-mod patch;
 mod peers;
 mod pictures;
 mod record;
@@ -69,6 +69,8 @@ enum Command {
     Acts(acts::Options),
     /// A copy of a program with its page's change, built, and the check that shows the fault; fails when none shows
     Break(breaks::Options),
+    /// Exercises made of the ladder's own sources: list them, start one, check it, take a hint
+    Exercise(exercise::Options),
     /// The sources of two programs, one against the other
     Diff(diff::Options),
     /// Records the blocks of README.md and docs/ anew, or checks that they hold
@@ -102,6 +104,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Timeline(options) => timeline::run(&checkout, options)?,
         Command::Acts(options) => return acts::run(&checkout, options),
         Command::Break(options) => return breaks::run(&checkout, options),
+        Command::Exercise(options) => return exercise::run(&checkout, options),
         Command::Bench(options) => return bench::run(&checkout, options),
         Command::SlowLink(options) => return slow_link::run(&checkout, options),
         Command::Check(options) => return check::run(&checkout, options),

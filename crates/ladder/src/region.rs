@@ -18,6 +18,8 @@ pub fn region(path: &str, text: &str, name: &str) -> Result<String> {
             // Regions may lie within each other; their edges are no code.
             Some(line) if line.trim().starts_with("// region: ") => {}
             Some(line) if line.trim().starts_with("// endregion: ") => {}
+            // So may the holes of exercises.
+            Some(line) if exercises::hole::is_mark(line) => {}
             Some(line) => inside.push(line),
             None => return failed(format!("{path} has no line `// endregion: {name}`")),
         }

@@ -1,6 +1,7 @@
 //! Starting a server, ours or a foreign one, with or without strace around it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use harness::{PATIENCE, Process, free_address, takes_address};
 
@@ -104,6 +105,8 @@ pub struct Launch {
     pub durations: bool,
     /// Start this file in place of the program's binary.
     pub binary: Option<PathBuf>,
+    /// The longest that any wait for it takes, where it is not the usual one.
+    pub patience: Option<Duration>,
     /// Pin it to this core.
     pub core: Option<usize>,
     /// Arguments for the program, before those that the tool adds.
@@ -146,6 +149,9 @@ pub fn start(checkout: &Checkout, profile: Profile, target: &Target, launch: &La
         let durations = if launch.durations { "-T" } else { "" };
         let wanted = ["-s", "80", times, durations].into_iter().filter(|option| !option.is_empty());
         command = command.traced(wanted);
+    }
+    if let Some(patience) = launch.patience {
+        command = command.patience(patience);
     }
     if let Some(core) = launch.core {
         command = command.on_core(core);

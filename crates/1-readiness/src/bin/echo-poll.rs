@@ -33,6 +33,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
     service.greet();
     // region: wait
     while service.serving(queue) {
+        // hole: wait
         // Ask for what the queue can use: room wants datagrams, contents want to go.
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::POLLIN, queue.has_room());
@@ -48,6 +49,7 @@ fn run(socket: &UdpSocket, queue: &mut DatagramQueue, service: &mut Service) -> 
         }
         // The kernel has written its answer into the same list.
         let [on_socket, on_signal] = list.map(|entry| entry.any().unwrap_or(true));
+        // endhole: wait
         if on_signal {
             service.stop(queue);
         }

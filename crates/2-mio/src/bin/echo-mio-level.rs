@@ -67,6 +67,7 @@ fn run(
     service.greet();
     // region: wait
     while service.serving(queue) {
+        // hole: interest
         // Ask for what the queue can use: room wants datagrams, contents want to go. mio knows no empty
         // interest. None is needed: a queue has room, or contents, or both.
         let interest = match (queue.has_room(), queue.is_empty()) {
@@ -78,6 +79,7 @@ fn run(
             poll.registry().reregister(socket, SOCKET, interest)?;
             registered = interest;
         }
+        // endhole: interest
 
         service.waiting();
         match poll.poll(&mut events, service.timeout_ms().map(|ms| Duration::from_millis(ms.into()))) {
@@ -91,10 +93,12 @@ fn run(
             service.stop(queue);
         }
         if on_socket {
+            // hole: look-again
             // Registering the same again makes the kernel look again: what is still unread, when the
             // budget ends, is then an event of the next poll, as it would be of a level.
             let mut look_again =
                 |socket: &mut UdpSocket| poll.registry().reregister(socket, SOCKET, registered);
+            // endhole: look-again
             let mut budget = service.budget();
             loop {
                 let received = match rearm {

@@ -67,6 +67,7 @@ impl Future for Echo<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, queue, service } = self.get_mut();
+        // hole: poll
         if !service.serving(queue) {
             return Poll::Ready(Ok(()));
         }
@@ -89,6 +90,7 @@ impl Future for Echo<'_> {
         // Whatever met would-block has left the waker with the socket.
         service.waiting();
         Poll::Pending
+        // endhole: poll
     }
 }
 // endregion: wait
