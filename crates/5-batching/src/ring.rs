@@ -8,7 +8,7 @@
 //! a [`Slot`] moves into the ring when something is asked for it, and comes back with the completion: whoever has a
 //! slot has it alone.
 //!
-//! [`lent`] goes further: there the program lends buffers, and the kernel takes one for each datagram.
+//! `ring/lent.rs` goes further: there the program lends buffers, and the kernel takes one for each datagram.
 //!
 //! All `unsafe` code of this crate is in this file and in that one, each block with its reason.
 
